@@ -1,0 +1,467 @@
+"""Dependency analysis: from a model to its units and groups.
+
+Every value's axes enter one table, every node's coupling rule writes links and pins, carriers are
+chosen, and the connected components of all links are the units. A unit is prunable when none of
+its coordinates is pinned and it owns a coordinate of a weight. Units that touch exactly the same
+axes form a group.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as oir
+
+from .constants import constant_tensor, constants, is_float
+from .coupling import Coupling, Flags, Indices
+from .errors import UsageError
+from .rules.base import Operand, Rule, Site, Statements
+from .shapes import Array, Facts, Observer, Skeleton, bind_dims
+
+GRAPH_INPUT, GRAPH_OUTPUT = -1, -2
+"""Site numbers of pins that the model's interface states."""
+PROTECTED = -3
+
+RULE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that touch exactly the same axes.
+
+    ``units`` are unit numbers in ascending order, ``axes`` the numbers of all axes they touch,
+    ``exact`` is False when an operator looks across one of them.
+    """
+
+    number: int
+    name: str
+    units: Indices
+    axes: tuple[int, ...]
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant that pruning may slice, with its axes as used by ``operands``."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: oir.DataType
+    axes: tuple[range, ...]
+
+
+@dataclass
+class Analysis:
+    """The result of `analyze`: the axis table, the units, the groups and how to read them."""
+
+    model: oir.Model
+    skeleton: Skeleton
+    facts: list[Facts]
+    coupling: Coupling
+    statements: Statements
+    sites: list[Site]
+    operands: dict[str | tuple[str, int, int], Operand]
+    """By value name; vectors used at several places also by (name, site, input number)."""
+    owners: list[tuple[str, int]]
+    """For each axis: its value's name and axis index; ("", -1) for virtual axes."""
+    weights: list[Weight]
+    warnings: list[str] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    unit_count: int = 0
+    _unit_of_root: dict[int, Indices] = field(default_factory=dict)
+
+    def units_of(self, axis: int) -> Indices | None:
+        """For every coordinate of the axis the number of its unit, -1 where it must be kept.
+
+        None when no coordinate of the axis can go.
+        """
+        return self._unit_of_root.get(self.coupling.root(axis))
+
+    @cached_property
+    def weight_names(self) -> frozenset[str]:
+        """The names of all weights."""
+        return frozenset(w.name for w in self.weights)
+
+    @cached_property
+    def group_of_unit(self) -> Indices:
+        """The group number of every unit."""
+        result = np.empty(self.unit_count, np.int64)
+        for group in self.groups:
+            result[group.units] = group.number
+        return result
+
+    def keep(self, axis: int, removed: Flags) -> Flags:
+        """Which coordinates of the axis stay when the units flagged in ``removed`` go."""
+        units = self.units_of(axis)
+        if units is None:
+            return np.ones(self.coupling.sizes[axis], np.bool_)
+        return (units < 0) | ~removed[units]
+
+    def new_size(self, axis: int, removed: Flags) -> int:
+        return int(self.keep(axis, removed).sum())
+
+
+def analyze(
+    model: oir.Model,
+    dims: Mapping[str, int] | None = None,
+    *,
+    protect: Sequence[str] = (),
+    prefer: str = "heads",
+    observe: Observer | None = None,
+    interface: bool = True,
+    weights_only: bool = True,
+) -> Analysis:
+    """Finds the units and groups of ``model``.
+
+    ``dims`` binds symbolic dimensions, ``protect`` are globs of node or tensor names that must
+    stay whole, ``prefer`` chooses among carriers ("heads" or "largest"), ``observe`` supplies
+    shapes that inference cannot find. With ``interface`` False, inputs and outputs are not
+    pinned, and with ``weights_only`` False units need not own a weight: that is how rules are
+    tested on single nodes. Raises UsageError for bad ``dims`` or a glob that matches nothing.
+    """
+    skeleton = Skeleton(model)
+    facts = [skeleton.infer(binding, observe) for binding in bind_dims(model, dims or {})]
+    analysis = _Builder(model, skeleton, facts).build(protect, prefer, interface)
+    _form_units(analysis, weights_only)
+    return analysis
+
+
+class _Builder:
+    """Fills the axis table and applies the rules."""
+
+    def __init__(self, model: oir.Model, skeleton: Skeleton, facts: list[Facts]) -> None:
+        self.model = model
+        self.facts = facts
+        self.coupling = Coupling()
+        self.owners: list[tuple[str, int]] = []
+        self.statements = Statements()
+        self.warnings: list[str] = []
+        self.operands: dict[str | tuple[str, int, int], Operand] = {}
+        self.tensors = {str(v.name): (v, t) for v, t in constants(model.graph)}
+        self.constant = set(self.tensors)
+        self.skeleton = skeleton
+
+    def build(self, protect: Sequence[str], prefer: str, interface: bool) -> Analysis:
+        from .rules.registry import find_rule
+
+        graph = self.model.graph
+        for value in graph.inputs:
+            self._operand(value)
+        sites = []
+        for number, node in enumerate(n for n in graph if constant_tensor_of(n) is None):
+            sites.append(self._visit(number, node, find_rule(node.domain, node.op_type)))
+        if interface:
+            self._pin_interface()
+        self._protect(protect, sites)
+        self.coupling.resolve(prefer)
+        self.owners += [("", -1)] * (len(self.coupling.sizes) - len(self.owners))
+        return Analysis(
+            self.model,
+            self.skeleton,
+            self.facts,
+            self.coupling,
+            self.statements,
+            sites,
+            self.operands,
+            self.owners,
+            self._weights(),
+            self.warnings,
+        )
+
+    # -- operands -----------------------------------------------------------------------------
+
+    def _operand(self, value: oir.Value, site: int = -1, position: int = -1) -> Operand | None:
+        name = str(value.name)
+        key: str | tuple[str, int, int] = name
+        if name in self.tensors and position >= 0 and self._is_private(value):
+            key = (name, site, position)
+        if key in self.operands:
+            return self.operands[key]
+        types = [f.types.get(name) for f in self.facts]
+        if types[0] is None:
+            return None
+        shape = types[0][1]
+        axes = self.coupling.add_axes(shape)
+        self.owners += [("", -1)] * (axes.start - len(self.owners))
+        self.owners += [(name, index) for index in range(len(shape))]
+        dynamic = self._dynamic(name, len(shape))
+        operand = Operand(name, shape, axes, name in self.constant, dynamic)
+        self.operands[key] = operand
+        for index, moves in enumerate(dynamic):
+            if moves:
+                self.coupling.pin(axes[index], None, "a dynamic axis", site)
+        return operand
+
+    def _dynamic(self, name: str, rank: int) -> tuple[bool, ...]:
+        if len(self.facts) == 1:
+            return (False,) * rank
+        first, second = (f.types.get(name) for f in self.facts)
+        if first is None or second is None or len(second[1]) != rank:
+            return (False,) * rank
+        return tuple(a != b for a, b in zip(first[1], second[1], strict=True))
+
+    def _is_private(self, value: oir.Value) -> bool:
+        """Vectors used at several places are tied only where their uses are: they may be cloned."""
+        shape = self.tensors[str(value.name)][1].shape
+        sizes = [int(d) for d in shape]
+        return bool(sizes) and len(value.uses()) > 1 and math.prod(sizes) == max(sizes)
+
+    def _value_of(self, name: str) -> Array | None:
+        """A value known before the run and equal in both bindings."""
+        values = [f.values.get(name) for f in self.facts]
+        if values[0] is None:
+            tensor = self.tensors.get(name)
+            return None if tensor is None else tensor[1].numpy()
+        if any(v is None or not np.array_equal(v, values[0]) for v in values[1:]):
+            return None
+        return values[0]
+
+    # -- nodes --------------------------------------------------------------------------------
+
+    def _visit(self, number: int, node: oir.Node, rule: Rule | None) -> Site:
+        if node.inputs and all(v is None or str(v.name) in self.constant for v in node.inputs):
+            self.constant.update(str(o.name) for o in node.outputs)
+        inputs = [
+            None if v is None else self._operand(v, number, i) for i, v in enumerate(node.inputs)
+        ]
+        outputs = [self._operand(v, number) if v.name else None for v in node.outputs]
+        outputs = [
+            o if v.uses() or v.is_graph_output() or i == 0 else None
+            for i, (o, v) in enumerate(zip(outputs, node.outputs, strict=True))
+        ]
+        opset = self.model.graph.opset_imports.get(node.domain, self.skeleton.opset)
+        site = Site(
+            number, node, opset, inputs, outputs, self._value_of, self.coupling, self.statements
+        )
+        unknown = [
+            str(v.name)
+            for v, o in zip((*node.inputs, *node.outputs), (*inputs, *outputs), strict=True)
+            if v is not None and o is None and v.name and (v.uses() or v.is_graph_output())
+        ]
+        captured = _captured(node)
+        if rule is None or captured:
+            self._barrier(site, f"no coupling rule for {describe(node)}", captured)
+        elif unknown:
+            self._barrier(site, f"the shape of '{unknown[0]}' is not known", captured)
+        else:
+            try:
+                rule.couple(site)
+            except RULE_ERRORS as error:
+                self._barrier(site, f"the coupling rule does not fit: {error}", captured)
+        return site
+
+    def _barrier(self, site: Site, why: str, captured: list[oir.Value]) -> None:
+        site.pin_all(why)
+        for value in captured:
+            operand = self._operand(value)
+            if operand is not None:
+                site.pin_all(why, [operand])
+        self.warnings.append(f"node '{node_label(site.node)}': {why}; everything it touches stays")
+
+    # -- pins from outside --------------------------------------------------------------------
+
+    def _pin_interface(self) -> None:
+        for values, reason, site in (
+            (self.model.graph.inputs, "an input of the model", GRAPH_INPUT),
+            (self.model.graph.outputs, "an output of the model", GRAPH_OUTPUT),
+        ):
+            for value in values:
+                if site == GRAPH_INPUT and value.is_initializer():
+                    continue
+                for operand in self._by_name.get(str(value.name), ()):
+                    for axis in operand.axes:
+                        self.coupling.pin(axis, None, reason, site)
+
+    def _protect(self, globs: Sequence[str], sites: Sequence[Site]) -> None:
+        by_name = self._by_name
+        for glob in globs:
+            names = fnmatch.filter(by_name, glob)
+            hit = [o for name in names for o in by_name[name]]
+            for site in sites:
+                if site.node.name and fnmatch.fnmatchcase(site.node.name, glob):
+                    hit += [o for o in (*site.inputs, *site.outputs) if o and o.constant]
+                    hit += [o for o in site.outputs if o]
+            if not hit:
+                raise UsageError(f"--protect '{glob}' matches no node and no tensor")
+            for operand in hit:
+                for axis in operand.axes:
+                    self.coupling.pin(axis, None, f"protected by '{glob}'", PROTECTED)
+
+    def _weights(self) -> list[Weight]:
+        """Constants that units may own: floating-point ones, and integers that get dequantised."""
+        result = []
+        for name, (value, tensor) in self.tensors.items():
+            quantised = any(
+                use.node.op_type == "DequantizeLinear" and use.idx == 0 for use in value.uses()
+            )
+            operands = self._by_name.get(name)
+            if operands and (is_float(tensor.dtype) or quantised):
+                axes = tuple(o.axes for o in operands)
+                result.append(Weight(name, operands[0].shape, tensor.dtype, axes))
+        return result
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Operand]]:
+        """All operands of each value; asked for only once every node has been visited."""
+        found: dict[str, list[Operand]] = {}
+        for key, operand in self.operands.items():
+            found.setdefault(key if isinstance(key, str) else key[0], []).append(operand)
+        return found
+
+
+def constant_tensor_of(node: oir.Node) -> oir.TensorProtocol | None:
+    """The tensor of a Constant node; None for any other node."""
+    return constant_tensor(node.outputs[0]) if node.op_type == "Constant" else None
+
+
+def _captured(node: oir.Node) -> list[oir.Value]:
+    """Values of enclosing graphs that the node's subgraphs use."""
+    own: set[oir.Value] = set()
+    used: list[oir.Value] = []
+
+    def enter(graph: oir.Graph) -> None:
+        own.update(graph.inputs, graph.initializers.values())
+        for inner in graph:
+            used.extend(v for v in inner.inputs if v is not None)
+            own.update(inner.outputs)
+            for sub in subgraphs(inner):
+                enter(sub)
+        used.extend(graph.outputs)
+
+    for graph in subgraphs(node):
+        enter(graph)
+    return [v for v in dict.fromkeys(used) if v not in own]
+
+
+def subgraphs(node: oir.Node) -> list[oir.Graph]:
+    """The graphs in a node's attributes (If, Loop, Scan)."""
+    found: list[oir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == oir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == oir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found
+
+
+def describe(node: oir.Node) -> str:
+    """The operator's name with its domain, if it is not the default one."""
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+
+def node_label(node: oir.Node) -> str:
+    """A name for messages: the node's own, else that of its first output."""
+    return node.name or next((str(o.name) for o in node.outputs if o.name), node.op_type)
+
+
+# -- units ------------------------------------------------------------------------------------
+
+
+def _form_units(analysis: Analysis, weights_only: bool) -> None:
+    """Components of all links that hold no pin (and own a weight) become units, then groups."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    coupling = analysis.coupling
+    roots = [
+        axis
+        for axis in range(len(coupling.sizes))
+        if coupling.root(axis) == axis and not coupling.is_pinned(axis)
+    ]
+    if not roots:
+        return
+    sizes = np.array([coupling.sizes[r] for r in roots], np.int64)
+    bases = np.concatenate([[0], np.cumsum(sizes)])
+    total = int(bases[-1])
+    number = {root: k for k, root in enumerate(roots)}
+
+    left, right = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for link in coupling.links:
+        if link.a_index is None or link.b_index is None:
+            continue
+        a, b = number.get(coupling.root(link.a)), number.get(coupling.root(link.b))
+        if a is not None and b is not None:
+            left.append(bases[a] + link.a_index)
+            right.append(bases[b] + link.b_index)
+    rows, columns = np.concatenate(left), np.concatenate(right)
+    graph = coo_array((np.ones(rows.size, np.int8), (rows, columns)), shape=(total, total))
+    count, labels = connected_components(graph, directed=False)
+
+    owned = np.zeros(count, np.bool_)
+    for weight in analysis.weights:
+        for axis in (axis for axes in weight.axes for axis in axes):
+            k = number.get(coupling.root(axis))
+            if k is not None:
+                owned[labels[bases[k] : bases[k + 1]]] = True
+    prunable = owned if weights_only else np.ones(count, np.bool_)
+    for k, root in enumerate(roots):
+        flags = coupling.pinned(root)
+        if flags is not None:
+            prunable[labels[bases[k] : bases[k + 1]][flags]] = False
+
+    unit_of_label = np.cumsum(prunable) - 1
+    unit_of_label[~prunable] = -1
+    units = unit_of_label[labels]
+    analysis.unit_count = int(prunable.sum())
+    for k, root in enumerate(roots):
+        own = units[bases[k] : bases[k + 1]]
+        if (own >= 0).any():
+            analysis._unit_of_root[root] = own
+    _form_groups(analysis, roots, units, sizes)
+
+
+def _form_groups(
+    analysis: Analysis, roots: list[int], units: Indices, sizes: npt.NDArray[np.int64]
+) -> None:
+    """Groups come from hashing every unit's set of axis classes."""
+    if not analysis.unit_count:
+        return
+    classes = np.repeat(np.arange(len(roots), dtype=np.int64), sizes)
+    inside = units >= 0
+    pairs = np.unique(units[inside] * len(roots) + classes[inside])
+    pair_unit, pair_class = pairs // len(roots), pairs % len(roots)
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, size=len(roots), dtype=np.uint64)
+    starts = np.searchsorted(pair_unit, np.arange(analysis.unit_count))
+    signature = np.add.reduceat(hashes[pair_class], starts)
+    _, first, group = np.unique(signature, return_index=True, return_inverse=True)
+
+    axes_of_root: dict[int, list[int]] = {}
+    for axis, (name, _) in enumerate(analysis.owners):
+        if name:
+            axes_of_root.setdefault(analysis.coupling.root(axis), []).append(axis)
+    inexact = {analysis.coupling.root(i.axis) for i in analysis.statements.inexact}
+    order = np.argsort(group, kind="stable")
+    bounds = np.searchsorted(group[order], np.arange(len(first) + 1))
+    found = []
+    for k, example in enumerate(first):
+        end = starts[example + 1] if example + 1 < analysis.unit_count else len(pairs)
+        touched = [roots[c] for c in pair_class[starts[example] : end]]
+        axes = sorted(axis for root in touched for axis in axes_of_root.get(root, ()))
+        members = order[bounds[k] : bounds[k + 1]]
+        found.append((axes, members, not any(root in inexact for root in touched)))
+    found.sort(key=lambda item: (item[0], int(item[1][0])))
+    weights = {axis for w in analysis.weights for axes in w.axes for axis in axes}
+    producers = {a for a in analysis.statements.producers if a in weights}
+    for axes, members, exact in found:
+        name = _group_name(analysis, axes, producers, weights)
+        analysis.groups.append(Group(len(analysis.groups), name, members, tuple(axes), exact))
+
+
+def _group_name(
+    analysis: Analysis, axes: Sequence[int], producers: set[int], weights: set[int]
+) -> str:
+    """After the first weight that produces the group's channels, else any weight, else any axis."""
+    axis = next(
+        (a for pool in (producers, weights) for a in axes if a in pool), axes[0] if axes else None
+    )
+    if axis is None:
+        return "?"
+    name, index = analysis.owners[axis]
+    return f"{name}[{index}]"

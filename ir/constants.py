@@ -1,0 +1,75 @@
+"""Initializers and Constant nodes seen alike: both are named tensors that never change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as oir
+
+_FLOAT_TYPES = frozenset(t for t in oir.DataType if t.is_floating_point())
+
+
+def constant_tensor(value: oir.Value) -> oir.TensorProtocol | None:
+    """The tensor behind ``value``, or None when the value is computed or fed.
+
+    An initializer that is also listed as a graph input (the rule before IR version 4) counts as
+    a constant: it is a weight with a default, not part of the interface.
+    """
+    if value.is_initializer():
+        return value.const_value
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    return _attribute_tensor(node)
+
+
+def _attribute_tensor(node: oir.Node) -> oir.TensorProtocol | None:
+    for name, attribute in node.attributes.items():
+        if attribute.is_ref():
+            return None
+        if name == "value":
+            return attribute.as_tensor()
+        if name == "value_float":
+            return oir.tensor(np.array(attribute.as_float(), np.float32))
+        if name == "value_int":
+            return oir.tensor(np.array(attribute.as_int(), np.int64))
+        if name == "value_floats":
+            return oir.tensor(np.array(attribute.as_floats(), np.float32))
+        if name == "value_ints":
+            return oir.tensor(np.array(attribute.as_ints(), np.int64))
+    return None  # strings and sparse tensors
+
+
+def set_constant(value: oir.Value, tensor: oir.TensorProtocol) -> None:
+    """Replaces the tensor of an initializer or of a Constant node, keeping every name."""
+    node = value.producer()
+    if node is None:
+        value.const_value = tensor
+    else:
+        node.attributes.clear()
+        node.attributes.add(oir.AttrTensor("value", tensor))
+    value.shape = oir.Shape(tensor.shape)
+
+
+def constants(graph: oir.Graph) -> Iterator[tuple[oir.Value, oir.TensorProtocol]]:
+    """Every constant of the graph itself (not of subgraphs): initializers, then Constant nodes."""
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            yield value, value.const_value
+    for node in graph:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            tensor = _attribute_tensor(node)
+            if tensor is not None:
+                yield node.outputs[0], tensor
+
+
+def is_float(dtype: oir.DataType | None) -> bool:
+    """True for every floating-point element type, 4 and 8 bit ones included."""
+    return dtype in _FLOAT_TYPES
+
+
+def as_array(tensor: oir.TensorProtocol) -> npt.NDArray[np.generic]:
+    """The tensor as a numpy array; narrow types come as their ml_dtypes equivalents."""
+    return tensor.numpy()

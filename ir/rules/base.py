@@ -1,0 +1,342 @@
+"""What a coupling rule sees of one node, and how rules are registered.
+
+A rule has two halves. ``couple(site)`` states links, pins, sinks and choices between the axes of
+the node's operands. ``restate(node)`` corrects what the node says about sizes (attributes and
+size-bearing inputs) once some coordinates are gone; operators that state no size have none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as oir
+
+from ..coupling import Alternative, Choice, Coupling, Indices
+from ..shapes import Array
+
+if TYPE_CHECKING:
+    from ..rewrite import Restated
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One input or output of a node: its value's name, concrete shape and axes.
+
+    ``constant`` is true for initializers, Constant nodes and whatever follows from them alone.
+    ``dynamic`` flags the axes whose size moves with the binding.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: range
+    constant: bool
+    dynamic: tuple[bool, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    def axis(self, index: int) -> int:
+        """The number of axis ``index`` (negative counts from the end)."""
+        return self.axes[index]
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Where coordinates of ``axis`` end: input number ``input`` of node ``site`` contracts it."""
+
+    site: int
+    input: int
+    index: int
+    axis: int
+
+
+@dataclass(frozen=True)
+class Inexact:
+    """The node ``site`` looks across ``axis``: removing coordinates changes what is left.
+
+    ``inputs`` and ``outputs`` are the (operand number, axis index) pairs that shrink together,
+    so that a reference can run the operator on the kept coordinates only.
+    """
+
+    site: int
+    axis: int
+    inputs: tuple[tuple[int, int], ...]
+    outputs: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """Multiply-accumulates of one node: the product of the sizes of ``axes``."""
+
+    site: int
+    axes: tuple[int, ...]
+
+
+@dataclass
+class Statements:
+    """Everything rules say apart from links and pins."""
+
+    sinks: list[Sink] = field(default_factory=list)
+    inexact: list[Inexact] = field(default_factory=list)
+    contractions: list[Contraction] = field(default_factory=list)
+    producers: set[int] = field(default_factory=set)
+    consumers: set[int] = field(default_factory=set)
+
+
+class Site:
+    """One node with its operands' axes; the hand that a rule writes with."""
+
+    def __init__(
+        self,
+        number: int,
+        node: oir.Node,
+        opset: int,
+        inputs: Sequence[Operand | None],
+        outputs: Sequence[Operand | None],
+        value_of: Callable[[str], Array | None],
+        coupling: Coupling,
+        statements: Statements,
+    ) -> None:
+        self.number = number
+        self.node = node
+        self.opset = opset
+        self.inputs = inputs
+        self.outputs = outputs
+        self._value_of = value_of
+        self._coupling = coupling
+        self._statements = statements
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def input(self, index: int) -> Operand | None:
+        """Operand number ``index``, or None when it is absent."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def output(self, index: int) -> Operand | None:
+        return self.outputs[index] if index < len(self.outputs) else None
+
+    @property
+    def x(self) -> Operand:
+        """The first input."""
+        operand = self.inputs[0]
+        assert operand is not None
+        return operand
+
+    @property
+    def y(self) -> Operand:
+        """The first output."""
+        operand = self.outputs[0]
+        assert operand is not None
+        return operand
+
+    def value(self, index: int) -> Array | None:
+        """The value of an input when it is known before running the model; else None."""
+        operand = self.input(index)
+        return None if operand is None else self._value_of(operand.name)
+
+    def int(self, name: str, default: int) -> int:
+        """An integer attribute."""
+        return attribute_int(self.node, name, default)
+
+    def ints(self, name: str) -> tuple[int, ...] | None:
+        """An attribute that is a list of integers, or None."""
+        return attribute_ints(self.node, name)
+
+    def string(self, name: str, default: str) -> str:
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.as_string()
+
+    # -- stating ------------------------------------------------------------------------------
+
+    def link(
+        self, a: int, b: int, a_index: Indices | None = None, b_index: Indices | None = None
+    ) -> None:
+        """Links two axes, whole or by index arrays of equal length."""
+        self._coupling.link(a, b, a_index, b_index, self.number)
+
+    def pin(self, axis: int, reason: str, index: Indices | None = None) -> None:
+        self._coupling.pin(axis, index, reason, self.number)
+
+    def pin_all(self, reason: str, operands: Sequence[Operand | None] | None = None) -> None:
+        """Pins every axis of the given operands (default: all of the node's)."""
+        for operand in (*self.inputs, *self.outputs) if operands is None else operands:
+            for axis in operand.axes if operand is not None else ():
+                self.pin(axis, reason)
+
+    def link_axes(self, a: Operand, b: Operand, skip: Sequence[int] = ()) -> None:
+        """Links equal-rank operands axis by axis, except the axes in ``skip``."""
+        for index in range(a.rank):
+            if index not in skip:
+                self.link(a.axis(index), b.axis(index))
+
+    def hub(self, size: int) -> int:
+        """A virtual axis to which others are linked: the carrier of a factored axis."""
+        return self._coupling.add_axes((size,))[0]
+
+    def choose(self, *alternatives: Alternative, otherwise: Callable[[], None]) -> None:
+        """Leaves a decision to the end, when it is known which axes are pinned."""
+        self._coupling.choices.append(Choice(self.number, alternatives, otherwise))
+
+    def sink(self, input: int, index: int) -> None:
+        """Axis ``index`` of an input is summed away here: exact to remove."""
+        operand = self.inputs[input]
+        assert operand is not None
+        self._statements.sinks.append(Sink(self.number, input, index, operand.axis(index)))
+
+    def inexact(
+        self,
+        inputs: Sequence[tuple[int, int]],
+        outputs: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """The node looks across these linked axes: removal is inexact (see `Inexact`)."""
+        number, index = inputs[0]
+        operand = self.inputs[number]
+        assert operand is not None
+        self._statements.inexact.append(
+            Inexact(self.number, operand.axis(index), tuple(inputs), tuple(outputs))
+        )
+
+    def contract(self, a: tuple[int, int], b: tuple[int, int]) -> None:
+        """Two inputs' axes, given as (input number, axis index), are summed against each other."""
+        left, right = self.inputs[a[0]], self.inputs[b[0]]
+        assert left is not None and right is not None
+        self.link(left.axis(a[1]), right.axis(b[1]))
+        # One masked factor is enough: the other is then multiplied by zero.
+        self.sink(*(a if not left.constant or right.constant else b))
+        self._statements.consumers.update((left.axis(a[1]), right.axis(b[1])))
+
+    def produce(self, weight_axis: int, output_axis: int) -> None:
+        """A free axis of a weight that becomes an axis of the output."""
+        self.link(weight_axis, output_axis)
+        self._statements.producers.add(weight_axis)
+
+    def role(self, role: str, axis: int) -> None:
+        """Marks a weight axis as "producer" or "consumer" without linking it."""
+        roles = self._statements
+        (roles.producers if role == "producer" else roles.consumers).add(axis)
+
+    def heads(self, axis: int) -> None:
+        """Marks a batch axis of a matrix product, the preferred carrier of attention."""
+        self._coupling.heads.add(axis)
+
+    def macs(self, *axes: int) -> None:
+        """The node's multiply-accumulates are the product of these axes' sizes."""
+        self._statements.contractions.append(Contraction(self.number, axes))
+
+
+def attribute_int(node: oir.Node, name: str, default: int) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def attribute_ints(node: oir.Node, name: str) -> tuple[int, ...] | None:
+    attribute = node.attributes.get(name)
+    return None if attribute is None else tuple(attribute.as_ints())
+
+
+def positive_axes(axes: Sequence[int], rank: int) -> list[int]:
+    """Axes counted from the front; ValueError when one is out of range."""
+    if any(not -rank <= a < rank for a in axes):
+        raise ValueError(f"axes {list(axes)} do not fit rank {rank}")
+    return [int(a) % rank for a in axes]
+
+
+Couple = Callable[[Site], None]
+Restate = Callable[["Restated"], None]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A coupling rule of one operator and how it is described in reports.
+
+    ``family`` is the group of operators that the rule belongs to.
+    """
+
+    couple: Couple
+    restate: Restate | None = None
+    family: str = ""
+    provider: str = "secateur"
+
+
+RULES: dict[tuple[str, str], Rule] = {}
+"""The built-in rules by (domain, operator type); filled when `secateur.ir.rules` is imported."""
+
+
+def rule(
+    *ops: str, family: str, restate: Restate | None = None, domain: str = ""
+) -> Callable[[Couple], Couple]:
+    """Registers the decorated function as the coupling rule of these operators."""
+
+    def register(couple: Couple) -> Couple:
+        for op in ops:
+            RULES[domain, op] = Rule(couple, restate, family)
+        return couple
+
+    return register
+
+
+@dataclass(frozen=True)
+class Run:
+    """An axis as a run of factors: its mixed-radix digits, most significant first."""
+
+    axis: int
+    factors: tuple[int, ...]
+
+    def digit(self, factor: int, sizes: Sequence[int]) -> Indices:
+        """For each coordinate of the axis, its position along ``factor``."""
+        at = self.factors.index(factor)
+        inner = math.prod(sizes[f] for f in self.factors[at + 1 :])
+        total = math.prod(sizes[f] for f in self.factors)
+        return np.arange(total, dtype=np.int64) // inner % sizes[factor]
+
+
+def link_factor(site: Site, runs: Sequence[Run], factor: int, sizes: Sequence[int]) -> None:
+    """Links every axis that contains ``factor`` along it, through one hub."""
+    hub = site.hub(sizes[factor])
+    for run in runs:
+        if factor not in run.factors:
+            continue
+        if all(sizes[f] == 1 for f in run.factors if f != factor):
+            site.link(run.axis, hub)
+        else:
+            digit = run.digit(factor, sizes)
+            site.link(run.axis, hub, np.arange(digit.size, dtype=np.int64), digit)
+
+
+def digits(
+    runs: Sequence[Run], factor: int, sizes: Sequence[int]
+) -> tuple[tuple[int, Indices], ...]:
+    """For each axis that contains ``factor``, the unit that every coordinate falls into."""
+    return tuple((r.axis, r.digit(factor, sizes)) for r in runs if factor in r.factors)
+
+
+def choose_factor(
+    site: Site, runs: Sequence[Run], sizes: Sequence[int], reason: str, hint: Sequence[int] = ()
+) -> None:
+    """Lets units form along one factor of these axes: the carrier; the other axes are pinned."""
+
+    def alternative(factor: int) -> Alternative:
+        bearers = tuple(run.axis for run in runs if factor in run.factors)
+
+        def apply() -> None:
+            link_factor(site, runs, factor, sizes)
+            for run in runs:
+                if factor not in run.factors:
+                    site.pin(run.axis, reason)
+
+        whole = tuple(run.axis for run in runs if run.factors == (factor,))
+        return Alternative(
+            f"factor {factor} of {list(sizes)}", bearers, digits(runs, factor, sizes), apply, whole
+        )
+
+    def otherwise() -> None:
+        for run in runs:
+            site.pin(run.axis, reason)
+
+    used = sorted({f for run in runs for f in run.factors if sizes[f] > 1})
+    site.choose(*(alternative(f) for f in used), otherwise=otherwise)

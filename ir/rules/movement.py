@@ -1,0 +1,366 @@
+"""Operators that move whole coordinates: offsets, strides, selections and repeats."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .base import Operand, Run, Site, link_factor, positive_axes, rule
+
+if TYPE_CHECKING:
+    from ..rewrite import Restated
+
+_SPATIAL = "a spatial axis that is folded into channels"
+
+
+@rule("Transpose", family="movement")
+def transpose(site: Site) -> None:
+    """Axis i of the output is axis perm[i] of the input."""
+    perm = site.ints("perm") or tuple(reversed(range(site.x.rank)))
+    for index, source in enumerate(perm):
+        site.link(site.x.axis(source), site.y.axis(index))
+
+
+@rule("Concat", family="movement")
+def concat(site: Site) -> None:
+    """Along the axis each operand has its own stretch; the other axes are common."""
+    y = site.y
+    axis = positive_axes([site.int("axis", 1)], y.rank)[0]
+    start = 0
+    for operand in site.inputs:
+        if operand is None:
+            continue
+        site.link_axes(operand, y, skip=[axis])
+        _link_stretch(site, operand, y, axis, start)
+        start += operand.shape[axis]
+
+
+def _link_stretch(site: Site, part: Operand, whole: Operand, axis: int, start: int) -> None:
+    """Coordinate i of ``part`` is coordinate start + i of ``whole``."""
+    index = np.arange(part.shape[axis], dtype=np.int64)
+    site.link(part.axis(axis), whole.axis(axis), index, start + index)
+
+
+def _restate_split(node: Restated) -> None:
+    axis = node.int("axis", 0) % node.input_rank(0)
+    sizes = [node.new_output_size(j, axis) for j in range(node.outputs)]
+    if node.ints("split") is not None or node.opset < 13:
+        node.set_ints("split", sizes)
+        return
+    if not node.has_input(1) and len(set(sizes)) == 1:
+        return  # still an equal split
+    node.remove_attribute("num_outputs")
+    node.want(1, np.array([sizes, sizes], np.int64))
+
+
+@rule("Split", family="movement", restate=_restate_split)
+def split(site: Site) -> None:
+    """The reverse of a concatenation."""
+    x = site.x
+    axis = positive_axes([site.int("axis", 0)], x.rank)[0]
+    if site.input(1) is not None:
+        site.pin_all("a list of sizes", [site.input(1)])
+    if any(o is None for o in site.outputs):
+        site.pin(x.axis(axis), "split with an output that is left out")
+    start = 0
+    for output in site.outputs:
+        if output is None:
+            continue
+        site.link_axes(output, x, skip=[axis])
+        _link_stretch(site, output, x, axis, start)
+        start += output.shape[axis]
+
+
+# -- Slice ------------------------------------------------------------------------------------
+
+
+def _slices(site: Site) -> list[tuple[int, int, int]] | None:
+    """(axis, first selected coordinate, step) for each sliced axis; None if not known."""
+    rank = site.x.rank
+    if site.opset < 10:
+        starts, axes = site.ints("starts") or (), site.ints("axes")
+        steps: tuple[int, ...] = (1,) * len(starts)
+    else:
+        if site.value(1) is None:
+            return None
+        starts, axes, steps = _slice_inputs([site.value(k) for k in (1, 3, 4)])
+        if any(site.input(k) is not None and site.value(k) is None for k in (3, 4)):
+            return None
+    axes = tuple(range(len(starts))) if axes is None else axes
+    result = []
+    for start, axis, step in zip(starts, positive_axes(axes, rank), steps, strict=True):
+        size = site.x.shape[axis]
+        start = start + size if start < 0 else start
+        start = min(max(start, 0), size if step > 0 else size - 1)
+        result.append((axis, start, step))
+    return result
+
+
+def _slice_inputs(
+    values: list[np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None],
+) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...]]:
+    starts, axes, steps = (
+        None if v is None else tuple(int(e) for e in v.reshape(-1)) for v in values
+    )
+    assert starts is not None
+    return starts, axes, steps if steps is not None else (1,) * len(starts)
+
+
+def _restate_slice(node: Restated) -> None:
+    """Kept coordinates stay in order, so a slice stays a slice: only its bounds move."""
+    if node.opset < 10:
+        bounds = [np.array([node.ints(name)], np.int64) for name in ("starts", "ends")]
+        axes = node.ints("axes")
+        steps: tuple[int, ...] = (1,) * bounds[0].shape[1]
+    else:
+        known = [node.values(k) for k in (1, 2, 3, 4)]
+        if known[0] is None or known[1] is None:
+            return
+        bounds = [v.astype(np.int64) for v in known[:2] if v is not None]
+        axes, steps = (None if v is None else tuple(v[0].tolist()) for v in known[2:])
+        steps = steps or (1,) * bounds[0].shape[1]
+    starts, ends = bounds
+    rank, restated = node.input_rank(0), False
+    for k, axis in enumerate(axes if axes is not None else range(starts.shape[1])):
+        keep = node.keep(0, axis % rank)
+        if keep.all():
+            continue
+        restated = True
+        start, end, step = int(starts[0, k]), int(ends[0, k]), steps[k]
+        stop = None if step < 0 and end < -keep.size else end
+        selected = np.arange(keep.size)[slice(start, stop, step)]
+        new = (np.cumsum(keep) - 1)[selected[keep[selected]]]
+        last = int(new[-1]) + (1 if step > 0 else -1)
+        starts[:, k] = new[0]
+        ends[:, k] = last if last >= 0 else -int(keep.sum()) - 1
+    if not restated:
+        return
+    if node.opset < 10:
+        node.set_ints("starts", starts[0])
+        node.set_ints("ends", ends[0])
+    else:
+        node.want(1, starts)
+        node.want(2, ends)
+
+
+@rule("Slice", family="movement", restate=_restate_slice)
+def slice_(site: Site) -> None:
+    """Selected coordinates pass through, others end here. With a step of s > 1 units are blocks
+    of s coordinates, so that the step still holds when some are gone."""
+    x, y = site.x, site.y
+    site.pin_all("slice bounds", site.inputs[1:])
+    sliced = _slices(site)
+    if sliced is None:
+        stepped = site.input(4) is not None and site.value(4) is None
+        for index in range(x.rank):
+            if x.shape[index] == y.shape[index] and not stepped:
+                site.link(x.axis(index), y.axis(index))
+            else:
+                for operand in (x, y):
+                    site.pin(operand.axis(index), "sliced at bounds computed at run time")
+        return
+    site.link_axes(x, y, skip=[axis for axis, _, _ in sliced])
+    for axis, start, step in sliced:
+        index = np.arange(y.shape[axis], dtype=np.int64)
+        if x.dynamic[axis] or y.dynamic[axis]:
+            for operand in (x, y):
+                site.pin(operand.axis(axis), "a dynamic axis is sliced")
+        elif abs(step) == 1:
+            site.link(x.axis(axis), y.axis(axis), start + step * index, index)
+        else:
+            _strided(site, axis, start, step)
+
+
+def _strided(site: Site, axis: int, start: int, step: int) -> None:
+    x, y = site.x, site.y
+    size, stride = x.shape[axis], abs(step)
+    if size % stride or y.shape[axis] != size // stride:
+        for operand in (x, y):
+            site.pin(operand.axis(axis), "sliced with a step that does not divide the axis")
+        return
+    position = np.arange(size, dtype=np.int64)
+    hub = site.hub(size // stride)
+    site.link(x.axis(axis), hub, position, position // stride)
+    index = np.arange(y.shape[axis], dtype=np.int64)
+    site.link(y.axis(axis), hub, index, (start + step * index) // stride)
+
+
+# -- Gather, Pad, Tile, Expand ----------------------------------------------------------------
+
+
+def _restate_gather(node: Restated) -> None:
+    axis = node.int("axis", 0) % node.input_rank(0)
+    keep, known = node.keep(0, axis), node.values(1)
+    if keep.all() or known is None:
+        return
+    indices = known[0]
+    old = np.where(indices < 0, indices + keep.size, indices).astype(np.int64)
+    if indices.ndim == 1:
+        old = old[node.output_keep(0, axis)]
+    new = (np.cumsum(keep) - 1)[old]
+    node.want(1, np.stack([new, new]))
+
+
+@rule("Gather", family="movement", restate=_restate_gather)
+def gather(site: Site) -> None:
+    """Known indices select coordinates; indices known only at run time pin the axis."""
+    x, y, indices = site.x, site.y, site.inputs[1]
+    assert indices is not None
+    axis = positive_axes([site.int("axis", 0)], x.rank)[0]
+    for index in range(x.rank):
+        if index != axis:
+            target = index if index < axis else index + indices.rank - 1
+            site.produce(x.axis(index), y.axis(target))
+    value = site.value(1)
+    if value is None:
+        for index in range(indices.rank):
+            site.link(indices.axis(index), y.axis(axis + index))
+        site.pin(x.axis(axis), "looked up with indices computed at run time")
+        return
+    selected = value.astype(np.int64) % max(x.shape[axis], 1)
+    site.pin_all("a list of indices", [indices])
+    if indices.rank == 1:
+        position = np.arange(selected.size, dtype=np.int64)
+        site.link(x.axis(axis), y.axis(axis), selected, position)
+    else:
+        site.pin(x.axis(axis), "selected by name", np.unique(selected))
+        for index in range(indices.rank):
+            site.pin(y.axis(axis + index), "selected by name")
+
+
+def _pads(site: Site) -> list[tuple[int, int]] | None:
+    """(before, after) for every axis, or None when not known."""
+    rank = site.x.rank
+    pads = site.ints("pads") or site.ints("paddings")
+    axes = list(range(rank))
+    if site.opset >= 11:
+        value, named = site.value(1), site.input(3)
+        if value is None or (named is not None and site.value(3) is None):
+            return None
+        pads = tuple(int(v) for v in value.reshape(-1))
+        listed = site.value(3)
+        if listed is not None:
+            axes = positive_axes([int(v) for v in listed.reshape(-1)], rank)
+    result = [(0, 0)] * rank
+    for k, axis in enumerate(axes):
+        result[axis] = (pads[k], pads[k + len(axes)]) if pads else (0, 0)
+    return result
+
+
+def _restate_pad(node: Restated) -> None:
+    """Padded coordinates that are gone are padded no more."""
+    rank = node.input_rank(0)
+    if node.opset < 11:
+        pads, axes = list(node.ints("pads") or ()), list(range(rank))
+    else:
+        known, named = node.values(1), node.values(3)
+        if known is None:
+            return
+        pads = known[0].tolist()
+        axes = list(range(rank)) if named is None else [int(a) % rank for a in named[0].flat]
+    old = list(pads)
+    for k, axis in enumerate(axes):
+        kept = node.output_keep(0, axis)
+        before, after = old[k], old[k + len(axes)]
+        if before > 0:
+            pads[k] = int(kept[:before].sum())
+        if after > 0:
+            pads[k + len(axes)] = int(kept[kept.size - after :].sum())
+    if node.opset < 11:
+        node.set_ints("pads", pads)
+    else:
+        wanted = known.copy()
+        moved = [k for k, (a, b) in enumerate(zip(old, pads, strict=True)) if a != b]
+        wanted[:, moved] = np.array(pads, np.int64)[moved]
+        node.want(1, wanted)
+
+
+@rule("Pad", family="movement", restate=_restate_pad)
+def pad(site: Site) -> None:
+    """Constant padding adds coordinates that are free; other modes mix the axis."""
+    x, y = site.x, site.y
+    site.pin_all("a list of sizes", site.inputs[1:])
+    pads = _pads(site)
+    constant = site.string("mode", "constant") == "constant"
+    for index in range(x.rank):
+        before, after = pads[index] if pads is not None else (1, 1)
+        if (before, after) == (0, 0):
+            site.link(x.axis(index), y.axis(index))
+        elif pads is None or not constant or x.dynamic[index] or y.dynamic[index]:
+            for operand in (x, y):
+                site.pin(operand.axis(index), "padded by copying or by an unknown amount")
+        else:
+            position = np.arange(x.shape[index], dtype=np.int64)
+            inside = (position + before >= 0) & (position + before < y.shape[index])
+            position = position[inside]
+            site.link(x.axis(index), y.axis(index), position, position + before)
+            if min(before, after) < 0:
+                site.pin(x.axis(index), "cropped by negative padding")
+
+
+def _restate_tile(node: Restated) -> None:
+    """Repeats stay, but an axis of size 1 is repeated once for every kept coordinate."""
+    wanted = node.values(1)
+    if wanted is None:
+        return
+    wanted = wanted.copy()
+    for index in range(node.input_rank(0)):
+        if node.old_size(0, index) == 1 and not node.output_keep(0, index).all():
+            wanted[:, index] = node.new_shape(0)[:, index]
+    node.want(1, wanted)
+
+
+@rule("Tile", family="movement", restate=_restate_tile)
+def tile(site: Site) -> None:
+    """Copies of the axis one after the other; all copies of a coordinate go together."""
+    x, y = site.x, site.y
+    site.pin_all("a list of sizes", site.inputs[1:])
+    for index in range(x.rank):
+        size, total = x.shape[index], y.shape[index]
+        if size == total:
+            site.link(x.axis(index), y.axis(index))
+        elif size == 1:
+            site.pin(x.axis(index), "broadcast along this axis")
+        else:
+            runs = [Run(x.axis(index), (1,)), Run(y.axis(index), (0, 1))]
+            link_factor(site, runs, 1, (total // size, size))
+
+
+def _restate_expand(node: Restated) -> None:
+    """New sizes; an entry of 1 goes on meaning "as the input"."""
+    targets, shape = node.values(1), node.new_shape(0)
+    if targets is not None:
+        shape = shape[:, shape.shape[1] - targets.shape[1] :]
+        shape = np.where((targets == 1) & (shape != 1), 1, shape)
+    node.want(1, shape)
+
+
+@rule("Expand", family="movement", restate=_restate_expand)
+def expand(site: Site) -> None:
+    """Broadcast to a shape: new coordinates are all alike, so any of them may go."""
+    site.pin_all("a list of sizes", site.inputs[1:])
+    offset = site.y.rank - site.x.rank
+    for index, size in enumerate(site.x.shape):
+        if size == site.y.shape[index + offset]:
+            site.link(site.x.axis(index), site.y.axis(index + offset))
+        else:
+            site.pin(site.x.axis(index), "broadcast along this axis")
+
+
+# -- channels to space and back ---------------------------------------------------------------
+
+
+@rule("DepthToSpace", "SpaceToDepth", family="movement")
+def depth_space(site: Site) -> None:
+    """A channel of the wide side and its blocksize^2 channels of the deep side go together."""
+    to_space = site.node.op_type == "DepthToSpace"
+    deep, wide = (site.x, site.y) if to_space else (site.y, site.x)
+    site.link(deep.axis(0), wide.axis(0))
+    for axis in (*deep.axes[2:], *wide.axes[2:]):
+        site.pin(axis, _SPATIAL)
+    blocks = site.int("blocksize", 1) ** 2
+    sizes = (blocks, wide.shape[1])
+    crd = to_space and site.string("mode", "DCR") == "CRD"
+    runs = [Run(deep.axis(1), (1, 0) if crd else (0, 1)), Run(wide.axis(1), (1,))]
+    link_factor(site, runs, 1, sizes)

@@ -1,0 +1,39 @@
+"""Finding the coupling rule of an operator: built-in rules, then plug-ins."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ..errors import UsageError
+from . import RULES
+from .base import Rule
+
+GROUP = "secateur.rules"
+"""Entry points of this group load to a mapping ``{(domain, op_type): Rule}``."""
+
+
+@lru_cache(maxsize=1)
+def all_rules() -> dict[tuple[str, str], Rule]:
+    """Every rule by (domain, operator type). Raises UsageError when two providers clash."""
+    from dataclasses import replace
+
+    from ..registry import entry_points
+
+    rules = dict(RULES)
+    for name, provider, load in entry_points(GROUP):
+        table = load()
+        if not isinstance(table, dict):
+            raise UsageError(f"rules '{name}' of {provider}: not a mapping of operators to rules")
+        for key, rule in table.items():
+            if key in rules:
+                raise UsageError(
+                    f"two coupling rules for {key[0] or 'ai.onnx'}.{key[1]}: "
+                    f"{rules[key].provider} and {provider}"
+                )
+            rules[key] = replace(rule, provider=provider)
+    return rules
+
+
+def find_rule(domain: str, op_type: str) -> Rule | None:
+    """The rule of an operator, or None."""
+    return all_rules().get(("" if domain == "ai.onnx" else domain, op_type))

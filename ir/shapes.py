@@ -1,0 +1,291 @@
+"""Concrete shapes of every value, and which axes are dynamic.
+
+Coupling rules need numbers. Symbolic dimensions are bound to numbers twice, with different
+sizes; an axis whose size moves with the binding is *dynamic*. Shapes come from ONNX's own
+inference on a skeleton of the model (large weights become typed inputs); where inference stops,
+small values (shape arithmetic) are evaluated and single nodes inferred again; what is still
+unknown is asked of ``observe``, which the runtime implements by running the model once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as oir
+
+from .constants import as_array, constant_tensor, constants
+from .errors import ModelError, UsageError
+
+Array = npt.NDArray[np.generic]
+Shape = tuple[int, ...]
+Typed = tuple[int, Shape]
+"""Element type (``onnx.TensorProto`` enumerator) and shape."""
+
+Observer = Callable[[Mapping[str, int], list[str]], Mapping[str, Typed]]
+"""``observe(binding, value names)`` gives the types of these values in one real run."""
+
+SMALL = 16384
+"""Values of up to this many elements are evaluated; more is data, not shape arithmetic."""
+
+_RANDOM = frozenset(
+    "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial".split()
+)
+
+_SAME_SHAPE = frozenset(["GroupNormalization", "MeanVarianceNormalization"])
+"""Functions of the standard whose bodies ONNX's inference does not always follow."""
+
+
+@dataclass
+class Facts:
+    """What one binding of the symbolic dimensions fixes.
+
+    ``types`` maps value names to (element type, shape); ``values`` holds the numpy arrays of
+    constants and of whatever can be computed from constants and shapes, up to `SMALL` elements.
+    """
+
+    binding: Mapping[str, int]
+    types: dict[str, Typed] = field(default_factory=dict)
+    values: dict[str, Array] = field(default_factory=dict)
+
+
+def symbolic_dims(model: oir.Model) -> dict[str, list[tuple[str, int]]]:
+    """Symbolic dimensions of the inputs: name to the (input, axis) pairs that bear it.
+
+    A dimension without a name is called ``<input>.<axis>``.
+    """
+    found: dict[str, list[tuple[str, int]]] = {}
+    for value in model.graph.inputs:
+        if value.is_initializer() or value.shape is None:
+            continue
+        for axis, dim in enumerate(value.shape):
+            if not isinstance(dim, int):
+                name = dim.value if dim.value is not None else f"{value.name}.{axis}"
+                found.setdefault(str(name), []).append((str(value.name), axis))
+    return found
+
+
+def bind_dims(model: oir.Model, dims: Mapping[str, int]) -> list[dict[str, int]]:
+    """One or two bindings of the symbolic dimensions, the second with every size doubled.
+
+    A dimension that is the first axis of some input defaults to 1 (a batch); every other one
+    must be given in ``dims``. Raises UsageError for a missing, unknown or impossible size.
+    """
+    found = symbolic_dims(model)
+    for name, size in dims.items():
+        if name not in found:
+            known = ", ".join(found) or "none"
+            raise UsageError(f"no symbolic dimension is called '{name}' (the model has: {known})")
+        if size < 1:
+            raise UsageError(f"dimension '{name}' needs a positive size, not {size}")
+    binding: dict[str, int] = {}
+    for name, places in found.items():
+        if name in dims:
+            binding[name] = dims[name]
+        elif any(axis == 0 for _, axis in places):
+            binding[name] = 1
+        else:
+            where = ", ".join(f"axis {axis} of input '{value}'" for value, axis in places)
+            raise UsageError(
+                f"symbolic dimension '{name}' ({where}) has no size; pass --dim {name}=SIZE"
+            )
+    if not binding:
+        return [{}]
+    return [binding, {name: 2 * size for name, size in binding.items()}]
+
+
+class Skeleton:
+    """The main graph as protobuf nodes without large weights: what inference works on."""
+
+    def __init__(self, model: oir.Model) -> None:
+        graph = model.graph
+        self.model = model
+        self.nodes = [oir.serde.serialize_node(n) for n in graph if n.op_type != "Constant"]
+        self.constants: dict[str, Typed] = {}
+        self.small: dict[str, Array] = {}
+        for value, tensor in constants(graph):
+            name, shape = str(value.name), tuple(int(d) for d in tensor.shape)
+            self.constants[name] = (int(tensor.dtype), shape)
+            if math.prod(shape) <= SMALL:
+                self.small[name] = as_array(tensor)
+        # Constants that are not plain tensors (strings, sparse) stay nodes.
+        self.nodes[:0] = [
+            oir.serde.serialize_node(n)
+            for n in graph
+            if n.op_type == "Constant" and constant_tensor(n.outputs[0]) is None
+        ]
+        self.inputs = [v for v in graph.inputs if not v.is_initializer()]
+        self.opset = graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 1))
+        self.functions = [oir.serde.serialize_function(f) for f in model.functions.values()]
+
+    def infer(self, binding: Mapping[str, int], observe: Observer | None = None) -> Facts:
+        """Shapes, types and small values under ``binding``. Never raises for odd nodes: what
+        cannot be known is simply absent from the result."""
+        facts = Facts(binding, values=dict(self.small))
+        facts.types.update(self.constants)
+        for value in self.inputs:
+            facts.types[str(value.name)] = self._input_type(value, binding)
+        self._infer_whole(facts)
+        self._infer_nodes(facts)
+        self._use_declared(facts)
+        if observe is not None:
+            missing = [o for n in self.nodes for o in n.output if o and o not in facts.types]
+            if missing:
+                facts.types.update(observe(binding, missing))
+                self._infer_nodes(facts)
+        return facts
+
+    def _use_declared(self, facts: Facts) -> None:
+        """Where inference stopped, what the model itself declares is better than nothing."""
+        found = False
+        for node in self.model.graph:
+            for value in node.outputs:
+                name = str(value.name)
+                if not name or name in facts.types or value.shape is None or value.dtype is None:
+                    continue
+                dims = [
+                    dim if isinstance(dim, int) else facts.binding.get(str(dim.value))
+                    for dim in value.shape
+                ]
+                if all(dim is not None for dim in dims):
+                    facts.types[name] = (int(value.dtype), tuple(d for d in dims if d is not None))
+                    found = True
+        if found:
+            self._infer_nodes(facts)
+
+    def _input_type(self, value: oir.Value, binding: Mapping[str, int]) -> Typed:
+        if value.shape is None or value.dtype is None:
+            raise ModelError(f"input '{value.name}' has no tensor type or no rank")
+        shape = tuple(
+            dim
+            if isinstance(dim, int)
+            else binding[str(dim.value) if dim.value is not None else f"{value.name}.{axis}"]
+            for axis, dim in enumerate(value.shape)
+        )
+        return int(value.dtype), shape
+
+    def _infer_whole(self, facts: Facts) -> None:
+        proto = onnx.ModelProto(ir_version=max(self.model.ir_version or 8, 8))
+        for domain, version in self.model.graph.opset_imports.items():
+            proto.opset_import.add(domain=domain, version=version)
+        proto.functions.extend(self.functions)
+        graph = proto.graph
+        graph.name = "skeleton"
+        graph.node.extend(self.nodes)
+        for name, (dtype, shape) in facts.types.items():
+            if name in self.small:
+                graph.initializer.append(_tensor_proto(self.small[name], dtype, name))
+            else:
+                graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
+        for value in self.model.graph.outputs:
+            graph.output.add(name=str(value.name))
+        try:
+            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+        except Exception:  # inference is a help, not a judge: the loop below goes on without it
+            return
+        for info in (*inferred.value_info, *inferred.output):
+            typed = _typed(info.type)
+            if typed is not None:
+                facts.types.setdefault(info.name, typed)
+
+    def _infer_nodes(self, facts: Facts) -> None:
+        for proto in self.nodes:
+            results = evaluate(proto, self.opset, facts.values, facts.types)
+            for name, array in results.items():
+                facts.values[name] = array
+                dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                facts.types[name] = (dtype, array.shape)
+            if any(o and o not in facts.types for o in proto.output):
+                self._infer_node(proto, facts)
+
+    def _infer_node(self, proto: onnx.NodeProto, facts: Facts) -> None:
+        if any(i and i not in facts.types for i in proto.input):
+            return
+        if proto.op_type in _SAME_SHAPE and not proto.domain:
+            facts.types[proto.output[0]] = facts.types[proto.input[0]]
+            return
+        try:
+            schema = onnx.defs.get_schema(proto.op_type, self.opset, proto.domain)
+            types = {
+                i: onnx.helper.make_tensor_type_proto(*facts.types[i]) for i in proto.input if i
+            }
+            data = {
+                i: _tensor_proto(facts.values[i], facts.types[i][0], i)
+                for i in proto.input
+                if i in facts.values
+            }
+            outputs = onnx.shape_inference.infer_node_outputs(schema, proto, types, data)
+        except Exception:
+            return
+        for name, kind in outputs.items():
+            typed = _typed(kind)
+            if typed is not None:
+                facts.types.setdefault(name, typed)
+
+
+def evaluate(
+    proto: onnx.NodeProto,
+    opset: int,
+    values: Mapping[str, Array],
+    types: Mapping[str, Typed],
+) -> dict[str, Array]:
+    """The outputs of one node if they follow from ``values`` and shapes; else an empty dict."""
+    if proto.domain not in ("", "ai.onnx") or proto.op_type in _RANDOM:
+        return {}
+    if proto.op_type in ("Shape", "Size"):
+        return _evaluate_shape(proto, types)
+    if not proto.input or any(i and i not in values for i in proto.input):
+        return {}
+    if any(o in types and math.prod(types[o][1]) > SMALL for o in proto.output):
+        return {}
+    if any(a.HasField("g") or a.graphs for a in proto.attribute):
+        return {}
+    from onnx.reference import ReferenceEvaluator
+
+    feed = {i: values[i] for i in proto.input if i}
+    outputs = [o for o in proto.output if o]
+    # In a model of its own, since a bare node would run as the newest version of its operator.
+    model = onnx.ModelProto(ir_version=8, graph=onnx.GraphProto(name="node", node=[proto]))
+    model.opset_import.add(version=opset)
+    for name in feed:
+        model.graph.input.add(name=name)
+    for name in outputs:
+        model.graph.output.add(name=name)
+    try:
+        with np.errstate(all="ignore"):
+            results = ReferenceEvaluator(model).run(None, feed)
+    except Exception:  # an operator the reference does not know: its value stays unknown
+        return {}
+    return {
+        name: np.asarray(array)
+        for name, array in zip(outputs, results, strict=True)
+        if isinstance(array, (np.ndarray, np.generic)) and np.size(array) <= SMALL
+    }
+
+
+def _evaluate_shape(proto: onnx.NodeProto, types: Mapping[str, Typed]) -> dict[str, Array]:
+    if proto.input[0] not in types:
+        return {}
+    shape = types[proto.input[0]][1]
+    if proto.op_type == "Size":
+        return {proto.output[0]: np.array(math.prod(shape), np.int64)}
+    bounds = {a.name: a.i for a in proto.attribute}
+    return {proto.output[0]: np.array(shape[bounds.get("start", 0) : bounds.get("end")], np.int64)}
+
+
+def _typed(kind: onnx.TypeProto) -> Typed | None:
+    if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
+        return None
+    dims = kind.tensor_type.shape.dim
+    if any(not d.HasField("dim_value") or d.dim_value < 0 for d in dims):
+        return None
+    return kind.tensor_type.elem_type, tuple(d.dim_value for d in dims)
+
+
+def _tensor_proto(array: Array, dtype: int, name: str) -> onnx.TensorProto:
+    tensor = oir.Tensor(np.asarray(array, order="C"), dtype=oir.DataType(dtype), name=name)
+    return oir.serde.serialize_tensor(tensor)

@@ -1,0 +1,150 @@
+"""``eliminate-dead``: remove what no graph output depends on.
+
+One reverse sweep per graph: a node goes when none of its outputs is used, by a node, by a
+graph output, or inside a subgraph (a captured value is a use). Then unused initializers go,
+unless they are graph inputs, and local functions that nothing calls. Operators that ONNX does
+not define may have side effects and stay. Inputs, outputs and opset imports never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as oir
+
+from .base import Contract, Pass, PassContext, PassResult
+
+_QUANTIZATION = "quant_parameter_tensor_names"  # where onnx-ir keeps TensorAnnotation entries
+
+Functions = dict[oir.OperatorIdentifier, oir.Function]
+
+
+@dataclass(frozen=True)
+class EliminateDead(Pass):
+    """Remove unused nodes, initializers and local functions."""
+
+    name: ClassVar[str] = "eliminate-dead"
+    contract: ClassVar[Contract] = Contract.PRESERVES
+    summary: ClassVar[str] = "remove nodes, weights and functions that no output depends on"
+
+    def run(self, model: oir.Model, context: PassContext) -> PassResult:
+        functions = _remove_functions(model)
+        pure = _PureOperators(model.functions)
+        bodies = [f.graph for f in model.functions.values()]
+        nodes = sum(_sweep(graph, pure) for graph in [model.graph, *bodies])
+        graphs = [
+            model.graph,
+            *model.graph.subgraphs(),
+            *(s for b in bodies for s in b.subgraphs()),
+        ]
+        initializers = sum(_remove_initializers(graph) for graph in graphs)
+        late_functions = _remove_functions(model)
+        statistics = {
+            "nodes-removed": nodes,
+            "initializers-removed": initializers,
+            "functions-removed": functions + late_functions,
+        }
+        return PassResult(model, any(statistics.values()), statistics)
+
+
+def detach(node: oir.Node) -> None:
+    """Remove a node whose outputs are unused from its graph, with all it uses inside.
+
+    Nodes in its subgraphs stop using captured values too, or their producers could not die.
+    """
+    for graph in _subgraphs(node):
+        for inner in graph.all_nodes():
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)
+            for nested in _subgraphs(inner):
+                nested.outputs.clear()
+        graph.outputs.clear()
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
+
+
+def _subgraphs(node: oir.Node) -> Iterator[oir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == oir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == oir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+class _PureOperators:
+    """Answers whether a node may be removed when its outputs are unused."""
+
+    def __init__(self, functions: Functions) -> None:
+        self._functions = functions
+        self._known: dict[tuple[str, str, str], bool] = {}
+
+    def __call__(self, node: oir.Node) -> bool:
+        key = node.op_identifier()
+        if key not in self._known:
+            self._known[key] = False  # a function that calls itself is invalid: leave it alone
+            self._known[key] = self._look_up(node)
+        return self._known[key] and all(
+            self(inner) for graph in _subgraphs(node) for inner in graph.all_nodes()
+        )
+
+    def _look_up(self, node: oir.Node) -> bool:
+        import onnx.defs
+
+        function = self._functions.get(node.op_identifier())
+        if function is not None:
+            return all(self(inner) for inner in function.all_nodes())
+        return node.domain == "com.microsoft" or bool(onnx.defs.has(node.op_type, node.domain))
+
+
+def _sweep(graph: oir.Graph, pure: _PureOperators) -> int:
+    removed = 0
+    for node in reversed(graph):
+        if pure(node) and not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            detach(node)
+            removed += 1
+            continue
+        removed += sum(_sweep(inner, pure) for inner in _subgraphs(node))
+    return removed
+
+
+def _remove_initializers(graph: oir.Graph) -> int:
+    annotated = {
+        tensor_name
+        for value in _values(graph)
+        for tensor_name in value.meta.get(_QUANTIZATION, {}).values()
+    }
+    dead = [
+        name
+        for name, value in graph.initializers.items()
+        if not (value.uses() or value.is_graph_output() or value.is_graph_input())
+        and name not in annotated
+    ]
+    for name in dead:
+        del graph.initializers[name]
+    return len(dead)
+
+
+def _values(graph: oir.Graph) -> Iterator[oir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def _remove_functions(model: oir.Model) -> int:
+    used: set[oir.OperatorIdentifier] = set()
+    waiting = [node.op_identifier() for node in model.graph.all_nodes()]
+    while waiting:
+        key = waiting.pop()
+        if key in used or key not in model.functions:
+            continue
+        used.add(key)
+        waiting.extend(node.op_identifier() for node in model.functions[key].all_nodes())
+    dead = [key for key in model.functions if key not in used]
+    for key in dead:
+        del model.functions[key]
+    return len(dead)

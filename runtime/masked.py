@@ -1,0 +1,404 @@
+"""The masked original: the unpruned model with every removed unit multiplied by zero.
+
+Pruning the coordinates R of an axis whose paths end in exact sinks must equal
+
+    sink(x) -> sink(x * k),   k[i] = 0 for i in R, else 1,
+
+in front of every sink. An inexact operator f becomes ``scatter(f(gather(x)))``: run on the
+coordinates outside R, padded back with zeros so that its consumers still see the full axis.
+Everything here edits plain protobuf; nothing is shared with the code that slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..ir.errors import ModelError
+from ..ir.masks import Compaction, Mask
+from .inputs import Types, value_types
+
+Scope: TypeAlias = "onnx.GraphProto | onnx.FunctionProto"
+Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+# Element types that ONNX Runtime multiplies on the CPU, and the first opset that has them.
+_LONG_SINCE = ("FLOAT", "DOUBLE", "FLOAT16", "INT32", "INT64", "UINT32", "UINT64")
+_MULTIPLIED: dict[int, int] = {
+    **{TensorProto.DataType.Value(name): 7 for name in _LONG_SINCE},
+    **{TensorProto.DataType.Value(name): 14 for name in ("INT8", "UINT8", "INT16", "UINT16")},
+}
+# Those it selects with Where, from opset 9 on.
+_CHOICE = ("FLOAT", "DOUBLE", "FLOAT16", "INT32", "INT64", "INT8", "UINT8")
+_SELECTED = {TensorProto.DataType.Value(name) for name in _CHOICE}
+_NO_ZERO = {TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128}
+
+# Operand -> its zero point: a quantised operand is zero where it equals its zero point.
+_ZERO_POINTS: dict[str, dict[int, int]] = {
+    "QLinearConv": {0: 2, 3: 5},
+    "QLinearMatMul": {0: 2, 3: 5},
+    "ConvInteger": {0: 2, 1: 3},
+    "MatMulInteger": {0: 2, 1: 3},
+    "QGemm": {0: 2, 3: 5},
+    "MatMulIntegerToFloat": {0: 4, 1: 5},
+    "DynamicQuantizeMatMul": {1: 3},
+    "QAttention": {0: 6, 1: 7},
+}
+
+
+@dataclass
+class _Plan:
+    """Everything asked of one node: the coordinates to zero and to drop, per numbered axis."""
+
+    masks: dict[tuple[int, int], set[int]] = field(default_factory=dict)
+    gathers: dict[tuple[int, int], tuple[int, set[int]]] = field(default_factory=dict)
+    scatters: dict[tuple[int, int], tuple[int, set[int]]] = field(default_factory=dict)
+
+
+@dataclass
+class _Emitter:
+    """Collects new nodes of one scope and hands out names that nothing else uses."""
+
+    opset: int
+    used: set[str]
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+
+    def fresh(self, stem: str) -> str:
+        name, number = stem, 0
+        while name in self.used:
+            number += 1
+            name = f"{stem}.{number}"
+        self.used.add(name)
+        return name
+
+    def constant(self, array: np.ndarray[Any, Any], stem: str) -> str:
+        stem = f"{stem}/constant"
+        if self.opset < 9 and array.dtype.kind != "f":  # Constant knew only floats then
+            wide = self.constant(array.astype(np.float64), stem)
+            to = helper.np_dtype_to_tensor_dtype(array.dtype)
+            return self.add("Cast", [wide], stem, to=to)
+        name = self.fresh(stem)
+        tensor = numpy_helper.from_array(array, name)
+        self.nodes.append(helper.make_node("Constant", [], [name], value=tensor))
+        return name
+
+    def add(self, op_type: str, inputs: Sequence[str], stem: str, **attributes: Any) -> str:
+        name = self.fresh(stem)
+        self.nodes.append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
+        return name
+
+    def zero(
+        self, value: str, element: int, keep: Bools, fill: str = "", select: bool = False
+    ) -> str:
+        """``value`` where ``keep`` (it broadcasts), else zero, or else the scalar ``fill``."""
+        stem = f"{value}/masked"
+        if element in _NO_ZERO:
+            raise ModelError(f"cannot mask {value!r}: its element type has no zero to multiply by")
+        direct = self.opset >= _MULTIPLIED.get(element, 99) and not fill
+        work = element if direct else TensorProto.FLOAT
+        source = value if direct else self.add("Cast", [value], stem, to=work)
+        dtype = helper.tensor_dtype_to_np_dtype(work)
+        if fill or (select and self.opset >= 9 and work in _SELECTED):
+            other = (
+                self.add("Cast", [fill], stem, to=work)
+                if fill
+                else self.constant(np.zeros((), dtype), stem)
+            )
+            result = self.add("Where", [self.constant(keep, stem), source, other], stem)
+        else:
+            result = self.add("Mul", [source, self.constant(keep.astype(dtype), stem)], stem)
+        return result if direct else self.add("Cast", [result], stem, to=element)
+
+
+def masked_model(
+    original: onnx.ModelProto,
+    masks: Sequence[Mask],
+    compactions: Sequence[Compaction] = (),
+    types: Types | None = None,
+) -> onnx.ModelProto:
+    """A copy of ``original`` with the masks and compactions inserted; interface unchanged.
+
+    ``types`` maps value names to (element type, shape) and is asked before shape inference.
+    Masks and compactions of the same axis of the same node are united. The weights are copied
+    once. Raises ModelError when a node is missing or ambiguous, when an operand's type, rank or
+    axis size is unknown, and below opset 7.
+    """
+    plans = _plans(masks, compactions)
+    masked = onnx.ModelProto()
+    masked.CopyFrom(original)
+    if not plans:
+        return masked
+    known = _Known(original, types or {})
+    used = {name for scope, _ in _scopes(masked) for name in _names(scope)}
+    done: set[str] = set()
+    for scope, imports in _scopes(masked):
+        _edit(scope, imports, plans, known, used, done)
+    if missing := sorted(plans.keys() - done):
+        raise ModelError(f"no node writes {missing[0]!r}: the masks belong to another model")
+    return masked
+
+
+@dataclass
+class _Known:
+    """Types of values: the caller's first, shape inference when those do not answer."""
+
+    model: onnx.ModelProto
+    given: Types
+    inferred: Types | None = None
+
+    def type(self, name: str) -> tuple[int, tuple[int | str | None, ...]]:
+        if name in self.given:
+            return self.given[name]
+        if self.inferred is None:
+            self.inferred = value_types(self.model)
+        found = self.inferred.get(name)
+        if found is None:
+            raise ModelError(f"type and rank of {name!r} are unknown: cannot mask it")
+        return found
+
+    def axis(self, name: str, axis: int) -> tuple[int, int, int]:
+        """Element type, rank, and ``axis`` counted from the front."""
+        element, shape = self.type(name)
+        if not -len(shape) <= axis < len(shape):
+            raise ModelError(f"{name!r} has {len(shape)} axes: axis {axis} cannot be masked")
+        return element, len(shape), axis % len(shape)
+
+
+def _plans(masks: Iterable[Mask], compactions: Iterable[Compaction]) -> dict[str, _Plan]:
+    plans: dict[str, _Plan] = {}
+    for mask in masks:
+        plan = plans.setdefault(mask.output, _Plan())
+        plan.masks.setdefault((mask.input, mask.axis), set()).update(mask.indices)
+    for item in compactions:
+        plan = plans.setdefault(item.output, _Plan())
+        for pairs, into in ((item.inputs, plan.gathers), (item.outputs, plan.scatters)):
+            for pair in pairs:
+                size, indices = into.setdefault(pair, (item.size, set()))
+                if size != item.size:
+                    raise ModelError(f"two compactions of {item.output!r} disagree on its size")
+                indices.update(item.indices)
+    return plans
+
+
+def _scopes(model: onnx.ModelProto) -> Iterator[tuple[Scope, Any]]:
+    """Every graph, subgraph and function body with the opset imports that hold in it."""
+
+    def walk(scope: Scope, imports: Any) -> Iterator[tuple[Scope, Any]]:
+        yield scope, imports
+        for node in scope.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    yield from walk(attribute.g, imports)
+                for graph in attribute.graphs:
+                    yield from walk(graph, imports)
+
+    yield from walk(model.graph, model.opset_import)
+    for function in model.functions:
+        yield from walk(function, function.opset_import)
+
+
+def _names(scope: Scope) -> Iterator[str]:
+    for node in scope.node:
+        yield node.name
+        yield from node.input
+        yield from node.output
+    if isinstance(scope, onnx.GraphProto):
+        yield from (value.name for value in (*scope.input, *scope.output))
+        yield from (tensor.name for tensor in scope.initializer)
+    else:
+        yield from (*scope.input, *scope.output)
+
+
+def _opset(imports: Any) -> int:
+    for entry in imports:
+        if entry.domain in ("", "ai.onnx"):
+            return int(entry.version)
+    imports.add(domain="", version=17)
+    return 17
+
+
+def _edit(
+    scope: Scope,
+    imports: Any,
+    plans: Mapping[str, _Plan],
+    known: _Known,
+    used: set[str],
+    done: set[str],
+) -> None:
+    """Insert what the plans ask for around the nodes of one scope, in place."""
+    order: list[int] = []
+    added: list[onnx.NodeProto] = []
+    added_order: list[int] = []
+    scattered: set[str] = set()
+    for position, node in enumerate(scope.node):
+        order.append(position * 3 + 1)
+        key = next((name for name in node.output if name), "")
+        plan = plans.get(key)
+        if plan is None:
+            continue
+        if key in done:
+            raise ModelError(f"two nodes in different subgraphs write {key!r}: cannot mask one")
+        done.add(key)
+        opset = _opset(imports)
+        if opset < 7:
+            raise ModelError(f"opset {opset} cannot be masked: convert the model to 7 or later")
+        before, after = _Emitter(opset, used), _Emitter(opset, used)
+        _feed(node, plan, known, before)
+        scattered |= _restore(node, plan, known, after)
+        for emitter, slot in ((before, 0), (after, 2)):
+            added.extend(emitter.nodes)
+            added_order.extend([position * 3 + slot] * len(emitter.nodes))
+    if not added:
+        return
+    scope.node.extend(added)
+    # Sorting moves references; rebuilding the list would copy every Constant once more.
+    positions = iter(order + added_order)
+    scope.node.sort(key=lambda _: next(positions))
+    for index in reversed(range(len(scope.value_info))):
+        if scope.value_info[index].name in scattered:
+            del scope.value_info[index]
+
+
+def _feed(node: onnx.NodeProto, plan: _Plan, known: _Known, emit: _Emitter) -> None:
+    """Put the masks, then the gathers, in front of the node's operands."""
+    originals = list(node.input)
+    for (number, axis), indices in plan.masks.items():
+        name = _operand(node, originals, number)
+        element, rank, axis = known.axis(name, axis)
+        size = known.type(name)[1][axis]
+        if not isinstance(size, int):
+            raise ModelError(f"size of axis {axis} of {name!r} is unknown: cannot mask it")
+        keep = _keep(indices, size, name).reshape([size] + [1] * (rank - 1 - axis))
+        fill = _zero_point(node, originals, number, known)
+        node.input[number] = emit.zero(node.input[number], element, keep, fill)
+    for (number, axis), (size, indices) in plan.gathers.items():
+        name = _operand(node, originals, number)
+        kept = np.flatnonzero(_keep(indices, size, name))
+        if kept.size == 0:
+            raise ModelError(f"a compaction removes every coordinate of {name!r}")
+        index = emit.constant(kept.astype(np.int64), name)
+        stem = f"{name}/compact"
+        node.input[number] = emit.add("Gather", [node.input[number], index], stem, axis=axis)
+        if number == 0 and node.op_type in ("GroupNormalization", "GroupNorm", "SkipGroupNorm"):
+            _restate_groups(node, size, indices)
+
+
+def _restore(node: onnx.NodeProto, plan: _Plan, known: _Known, emit: _Emitter) -> set[str]:
+    """Scatter compact outputs back to full size under their old names, which are returned."""
+    scattered: dict[int, str] = {}
+    for number, _ in plan.scatters:
+        if number >= len(node.output) or not node.output[number]:
+            raise ModelError(
+                f"output {number} of the node that writes {node.output[0]!r} is unused"
+            )
+        if number not in scattered:
+            scattered[number] = node.output[number]
+            node.output[number] = emit.fresh(f"{node.output[number]}/compact")
+    for number, name in scattered.items():
+        value = node.output[number]
+        for (output, axis), (size, indices) in plan.scatters.items():
+            if output != number:
+                continue
+            element, rank, axis = known.axis(name, axis)
+            keep = _keep(indices, size, name)
+            # Removed places borrow coordinate 0 and are zeroed afterwards.
+            source = np.where(keep, np.cumsum(keep) - 1, 0).astype(np.int64)
+            full = emit.add(
+                "Gather", [value, emit.constant(source, name)], f"{name}/full", axis=axis
+            )
+            shape = [size] + [1] * (rank - 1 - axis)
+            value = emit.zero(full, element, keep.reshape(shape), select=True)
+        emit.nodes[-1].output[0] = name
+    return set(scattered.values())
+
+
+def _operand(node: onnx.NodeProto, originals: Sequence[str], number: int) -> str:
+    if not 0 <= number < len(originals) or not originals[number]:
+        raise ModelError(f"the node that writes {node.output[0]!r} has no input {number} to mask")
+    return originals[number]
+
+
+def _keep(indices: Iterable[int], size: int, name: str) -> Bools:
+    keep = np.ones(size, np.bool_)
+    index = np.fromiter(indices, np.int64)
+    if index.size and (index.min() < 0 or index.max() >= size):
+        raise ModelError(f"{name!r} has {size} coordinates: {index.max()} cannot be masked")
+    keep[index] = False
+    return keep
+
+
+def _zero_point(node: onnx.NodeProto, names: Sequence[str], number: int, known: _Known) -> str:
+    place = _ZERO_POINTS.get(node.op_type, {}).get(number, len(names))
+    if place >= len(names) or not names[place]:
+        return ""
+    name = names[place]
+    shape = known.type(name)[1]
+    if any(size != 1 for size in shape):
+        raise ModelError(f"zero point {name!r} is not one number: cannot mask what it belongs to")
+    return name
+
+
+def _restate_groups(node: onnx.NodeProto, size: int, removed: set[int]) -> None:
+    """Whole groups removed: fewer groups. The same number from each: the same groups."""
+    for attribute in node.attribute:
+        if attribute.name not in ("num_groups", "groups") or size % attribute.i:
+            continue
+        kept = _keep(removed, size, node.output[0]).reshape(attribute.i, -1).sum(axis=1)
+        filled = kept[kept > 0]
+        if len(set(filled.tolist())) > 1:
+            raise ModelError(f"the removal leaves unequal groups in {node.output[0]!r}")
+        attribute.i = len(filled)
+
+
+def zeroed_model(
+    original: onnx.ModelProto, removed: Iterable[tuple[str, int, Sequence[int]]]
+) -> onnx.ModelProto:
+    """A copy of ``original`` with slices of stored tensors set to zero.
+
+    ``removed`` lists (tensor name, axis, coordinates on it); the tensor is an initializer or
+    the value of a Constant node, named by the node's output. All element types, packed ones
+    too. External data must be loaded. Raises ModelError for a tensor that is not stored here.
+    """
+    zeroed = onnx.ModelProto()
+    zeroed.CopyFrom(original)
+    stored = {name: tensor for scope, _ in _scopes(zeroed) for name, tensor in _stored(scope)}
+    for name, axis, indices in removed:
+        if name not in stored:
+            raise ModelError(f"no stored tensor {name!r}: the removal belongs to another model")
+        _zero_slice(stored[name], name, axis, indices)
+    return zeroed
+
+
+def _stored(scope: Scope) -> Iterator[tuple[str, TensorProto]]:
+    if isinstance(scope, onnx.GraphProto):
+        yield from ((tensor.name, tensor) for tensor in scope.initializer)
+    for node in scope.node:
+        if node.op_type != "Constant":
+            continue
+        for attribute in node.attribute:
+            if attribute.name == "value_floats" or attribute.name == "value_ints":
+                values = helper.get_attribute_value(attribute)
+                dtype = np.float32 if attribute.name == "value_floats" else np.int64
+                tensor = numpy_helper.from_array(np.asarray(values, dtype))
+                attribute.CopyFrom(helper.make_attribute("value", tensor))
+            if attribute.name == "value":
+                yield node.output[0], attribute.t
+
+
+def _zero_slice(tensor: TensorProto, name: str, axis: int, indices: Sequence[int]) -> None:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise ModelError(f"weights of {name!r} are not loaded: load the external data first")
+    shape = tuple(tensor.dims)
+    if not -len(shape) <= axis < len(shape):
+        raise ModelError(f"{name!r} has {len(shape)} axes: axis {axis} cannot be zeroed")
+    keep = _keep(indices, shape[axis], name)
+    array = np.array(numpy_helper.to_array(tensor))
+    array[(slice(None),) * (axis % len(shape)) + (~keep,)] = 0
+    fresh = numpy_helper.from_array(array, tensor.name)
+    if fresh.data_type != tensor.data_type:  # old onnx unpacks narrow types into wider ones
+        fresh = helper.make_tensor(tensor.name, tensor.data_type, shape, array.ravel().tolist())
+    tensor.CopyFrom(fresh)

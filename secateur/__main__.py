@@ -1,0 +1,6 @@
+"""``python -m secateur``: the command line."""
+
+from secateur.driver.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+../../../secateur/__init__.py

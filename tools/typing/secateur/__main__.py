@@ -1,0 +1,1 @@
+../../../secateur/__main__.py
