@@ -50,7 +50,8 @@ def set_constant(value: oir.Value, tensor: oir.TensorProtocol) -> None:
     else:
         node.attributes.clear()
         node.attributes.add(oir.AttrTensor("value", tensor))
-    value.shape = oir.Shape(tensor.shape)
+    if value.shape is not None:
+        value.shape = oir.Shape(tensor.shape)
 
 
 def constants(graph: oir.Graph) -> Iterator[tuple[oir.Value, oir.TensorProtocol]]:

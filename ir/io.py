@@ -19,6 +19,7 @@ import hashlib
 import math
 import mmap
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -75,6 +76,7 @@ _ATTRIBUTE_FIELDS = {
     "GRAPHS": "graphs",
     "TYPE_PROTOS": "type_protos",
 }
+_EQUATION = re.compile(rb"[A-Za-z,\s]*(->[A-Za-z\s]*)?")  # others hang ONNX's shape inference
 
 Replace = Callable[[oir.TensorProtocol, "oir.Value | None"], oir.TensorProtocol]
 
@@ -264,6 +266,7 @@ def _check_model(proto: onnx.ModelProto) -> None:
         raise ModelError("training_info is not supported; export the model for inference")
     if proto.ir_version < 11 and getattr(proto, "configuration", None):
         raise ModelError("device configurations need IR version 11; raise ir_version")
+    _check_text(proto)
     _check_opset(proto.opset_import, required=True)
     _check_once((entry.key for entry in proto.metadata_props), "metadata key")
     _check_once(
@@ -279,6 +282,23 @@ def _check_model(proto: onnx.ModelProto) -> None:
         for attribute in function.attribute_proto:
             _check_attribute(attribute, proto.ir_version)
         _check_nodes(function.node, proto.ir_version)
+
+
+def _check_text(message: Any) -> None:
+    """Refuses text that is not UTF-8, which protobuf hands out as bytes."""
+    for field, value in message.ListFields():
+        if field.name == "raw_data":
+            continue
+        if field.type == field.TYPE_STRING:
+            for text in [value] if isinstance(value, str | bytes) else value:
+                if isinstance(text, bytes):
+                    raise ModelError(
+                        f"field {field.name} holds {text[:40]!r}, which is not UTF-8; "
+                        "export the model again"
+                    )
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in [value] if hasattr(value, "ListFields") else value:
+                _check_text(inner)
 
 
 def _check_opset(imports: Iterable[onnx.OperatorSetIdProto], *, required: bool) -> None:
@@ -347,6 +367,9 @@ def _check_nodes(nodes: Iterable[onnx.NodeProto], ir_version: int) -> None:
                 raise ModelError("device configurations need IR version 11")
             for attribute in node.attribute:
                 _check_attribute(attribute, ir_version)
+                equation = attribute.s.replace(b"...", b"") if node.op_type == "Einsum" else b""
+                if not _EQUATION.fullmatch(equation):
+                    raise ModelError(f"{attribute.name!r} is no Einsum equation")
         except ModelError as error:
             text = str(error)
             raise ModelError(text if text.startswith("node ") else f"{label}: {text}") from None

@@ -30,21 +30,17 @@ class EliminateDead(Pass):
     summary: ClassVar[str] = "remove nodes, weights and functions that no output depends on"
 
     def run(self, model: oir.Model, context: PassContext) -> PassResult:
+        pure = _PureOperators(dict(model.functions))
+        nodes = _sweep(model.graph, pure)
         functions = _remove_functions(model)
-        pure = _PureOperators(model.functions)
-        bodies = [f.graph for f in model.functions.values()]
-        nodes = sum(_sweep(graph, pure) for graph in [model.graph, *bodies])
-        graphs = [
-            model.graph,
-            *model.graph.subgraphs(),
-            *(s for b in bodies for s in b.subgraphs()),
-        ]
-        initializers = sum(_remove_initializers(graph) for graph in graphs)
-        late_functions = _remove_functions(model)
+        bodies = [function.graph for function in model.functions.values()]
+        nodes += sum(_sweep(body, pure) for body in bodies)
+        functions += _remove_functions(model)
+        graphs = [g for body in [model.graph, *bodies] for g in (body, *body.subgraphs())]
         statistics = {
             "nodes-removed": nodes,
-            "initializers-removed": initializers,
-            "functions-removed": functions + late_functions,
+            "initializers-removed": sum(_remove_initializers(graph) for graph in graphs),
+            "functions-removed": functions,
         }
         return PassResult(model, any(statistics.values()), statistics)
 

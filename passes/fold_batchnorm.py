@@ -15,6 +15,7 @@ are cloned, never edited. The result keeps the name of the normalisation's outpu
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,8 +46,9 @@ class FoldBatchNorm(Pass):
         folded = left = 0
         if model.graph.opset_imports.get("", 0) >= 7:
             norms = [n for n in model.graph.all_nodes() if n.op_type == "BatchNormalization"]
+            taken = _value_names(model) if norms else set()
             for norm in norms:
-                done = norm.domain == "" and _fold(model, norm)
+                done = norm.domain == "" and _fold(model, norm, taken)
                 folded, left = folded + done, left + (not done)
         return PassResult(model, folded > 0, {"folded": folded, "left": left})
 
@@ -60,7 +62,7 @@ class _Affine:
     shift: Array
 
 
-def _fold(model: oir.Model, norm: oir.Node) -> bool:
+def _fold(model: oir.Model, norm: oir.Node, taken: set[str | None]) -> bool:
     source = norm.inputs[0] if len(norm.inputs) == 5 else None
     node = source.producer() if source is not None else None
     if (
@@ -95,7 +97,8 @@ def _fold(model: oir.Model, norm: oir.Node) -> bool:
     if len(node.inputs) < 3:
         node.resize_inputs(3)
     for index, array in zip((1, 2), arrays, strict=True):
-        _set_constant(model, node, index, oir.Tensor(array, dtype=weight.dtype))
+        tensor = oir.Tensor(array, dtype=weight.dtype)
+        _set_constant(node, index, tensor, model.ir_version, taken)
     _take_output(node, norm)
     return True
 
@@ -106,10 +109,7 @@ def _affine(norm: oir.Node, ir_version: int) -> _Affine | None:
     if any(a.is_ref() for a in attributes.values()):
         return None
     # Up to opset 13, more outputs than one mean training; later, training_mode says so.
-    if (
-        len([v for v in norm.outputs if v.name or v.uses()]) != 1
-        or len(norm.outputs[0].name or "") == 0
-    ):
+    if any(v.name or v.uses() for v in norm.outputs[1:]):
         return None
     if attributes.get_int("training_mode", 0) or attributes.get_int("spatial", 1) != 1:
         return None
@@ -158,7 +158,13 @@ def _scaled(
     return new.reshape(weight.shape), new_bias
 
 
-def _set_constant(model: oir.Model, node: oir.Node, index: int, tensor: oir.TensorProtocol) -> None:
+def _set_constant(
+    node: oir.Node,
+    index: int,
+    tensor: oir.TensorProtocol,
+    ir_version: int,
+    taken: set[str | None],
+) -> None:
     """Make ``tensor`` an input of ``node``: under the old name if no other node reads it."""
     old = node.inputs[index]
     resized = old is not None and old.is_graph_input() and old.shape != tensor.shape
@@ -175,21 +181,18 @@ def _set_constant(model: oir.Model, node: oir.Node, index: int, tensor: oir.Tens
             old.shape = oir.Shape(tensor.shape.numpy())
         return
     base = f"{node.outputs[0].name}_bias" if old is None else f"{old.name}_folded"
-    tensor.name = _fresh_name(model, base)
-    node.replace_input_with(index, store_constant(node, tensor, model.ir_version < 4))
+    names = itertools.chain([base], (f"{base}_{count}" for count in itertools.count(1)))
+    tensor.name = next(name for name in names if name not in taken)
+    taken.add(tensor.name)
+    node.replace_input_with(index, store_constant(node, tensor, ir_version < 4))
 
 
-def _fresh_name(model: oir.Model, base: str) -> str:
-    taken: set[str | None] = set()
+def _value_names(model: oir.Model) -> set[str | None]:
+    names: set[str | None] = set()
     for graph in [model.graph, *model.graph.subgraphs()]:
-        taken.update(v.name for v in graph.inputs)
-        taken.update(graph.initializers)
-    taken.update(v.name for node in model.graph.all_nodes() for v in node.outputs)
-    name, count = base, 0
-    while name in taken:
-        count += 1
-        name = f"{base}_{count}"
-    return name
+        names.update(v.name for v in (*graph.inputs, *graph.initializers.values()))
+        names.update(v.name for node in graph for v in node.outputs)
+    return names
 
 
 def _take_output(node: oir.Node, norm: oir.Node) -> None:

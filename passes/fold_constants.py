@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import onnx_ir as oir
 
+from ..ir import constants
 from ..ir.errors import CertificateError
 from .base import Contract, Pass, PassContext, PassResult
 from .eliminate_dead import detach
@@ -92,16 +93,9 @@ def constant_tensor(value: oir.Value | None, ir_version: int) -> oir.TensorProto
     an input may be overridden by the caller, except below IR version 4, where every
     initializer had to be listed as an input.
     """
-    if value is None:
+    if value is None or (value.is_initializer() and value.is_graph_input() and ir_version >= 4):
         return None
-    if value.is_initializer():
-        return None if value.is_graph_input() and ir_version >= 4 else value.const_value
-    node = value.producer()
-    if node is None or node.domain != "" or node.op_type != "Constant":
-        return None
-    if len(node.attributes) != 1 or "sparse_value" in node.attributes:
-        return None
-    return oir.convenience.get_const_tensor(value)
+    return constants.constant_tensor(value)
 
 
 def store_constant(before: oir.Node, tensor: oir.TensorProtocol, as_node: bool) -> oir.Value:

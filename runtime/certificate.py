@@ -261,7 +261,9 @@ def _judge(wanted: Array, got: Array, noise: _Noise, cap: float | None, quantise
         return replace(blank, error=worst, relative=worst / unit if worst else 0.0, ok=not worst)
     precision = wanted.dtype.name
     base = BASE.get(precision, 0.0)
-    limit = cap if cap is not None else CAP.get(precision, 0.0)
+    limit = (
+        cap if cap is not None else CAP.get(precision, QUANTISED_CAP if _is_float(wanted) else 0.0)
+    )
     if _is_float(wanted):
         limit = max(limit, _ULPS * _epsilon(wanted.dtype) / unit)
     tolerance = max(base, min(4 * noise.error / unit, limit))
@@ -308,8 +310,10 @@ def _is_float(array: Array) -> bool:
 
 
 def _epsilon(dtype: np.dtype[Any]) -> float:
-    """Spacing of 1: 8-bit floats are given a bit more than they have, it hardly matters."""
-    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 2.0**-7
+    """The spacing of numbers at 1; 8-bit floats are taken for their finest."""
+    if dtype.type.__module__ == "numpy":
+        return float(np.finfo(dtype).eps)
+    return 2.0**-7 if dtype.name == "bfloat16" else 2.0**-3
 
 
 def _is_constant(outputs: Sequence[Array]) -> bool:
@@ -395,7 +399,9 @@ def certify(
     masked = masked_model(original, masks, compactions, types)
     result = compare_models(masked, pruned, feeds, threads=threads, progress=progress)
     del masked
-    notes += [f"output {name!r} was never finite: it proves nothing" for name in result.unproven]
+    notes += [
+        f"output {name!r} never held a finite number: it proves nothing" for name in result.unproven
+    ]
     notes += [f"output {name!r} was the same on every feed" for name in result.constant]
     replay = None
     if removed is not None:

@@ -102,12 +102,9 @@ class _Emitter:
         work = element if direct else TensorProto.FLOAT
         source = value if direct else self.add("Cast", [value], stem, to=work)
         dtype = helper.tensor_dtype_to_np_dtype(work)
+        fill = fill and self.add("Cast", [fill], stem, to=work)
         if fill or (select and self.opset >= 9 and work in _SELECTED):
-            other = (
-                self.add("Cast", [fill], stem, to=work)
-                if fill
-                else self.constant(np.zeros((), dtype), stem)
-            )
+            other = fill or self.constant(np.zeros((), dtype), stem)
             result = self.add("Where", [self.constant(keep, stem), source, other], stem)
         else:
             result = self.add("Mul", [source, self.constant(keep.astype(dtype), stem)], stem)
@@ -207,8 +204,7 @@ def _names(scope: Scope) -> Iterator[str]:
         yield from node.input
         yield from node.output
     if isinstance(scope, onnx.GraphProto):
-        yield from (value.name for value in (*scope.input, *scope.output))
-        yield from (tensor.name for tensor in scope.initializer)
+        yield from (item.name for item in (*scope.input, *scope.output, *scope.initializer))
     else:
         yield from (*scope.input, *scope.output)
 

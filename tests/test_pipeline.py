@@ -324,6 +324,15 @@ def test_the_built_in_passes_are_listed() -> None:
         parse_pipeline("fold-constants{max-bytes=-1}")
 
 
+def test_the_documented_pipeline_parses() -> None:
+    pytest.importorskip("secateur.passes.prune")
+    text = "fold-constants,prune{ratio=0.3 criterion=l1 protect=[a b]},eliminate-dead"
+    passes = parse_pipeline(text)
+    assert [p.name for p in passes] == ["fold-constants", "prune", "eliminate-dead"]
+    assert (getattr(passes[1], "ratio", 0), getattr(passes[1], "protect", 0)) == (0.3, ("a", "b"))
+    assert parse_pipeline(format_pipeline(passes)) == passes
+
+
 def test_listing_describes_every_pass() -> None:
     pytest.importorskip("secateur.passes.prune")
     rows = {info.name: info for info in list_passes()}

@@ -1,0 +1,193 @@
+"""Allocation: how many units each group keeps, under a target.
+
+Within a group the least important units go first, so an allocation is one number per group.
+``local`` takes the same share from every group; ``global`` ranks all units by their score over
+the mean of their group. For a MACs or parameter target the least cut that meets it is found by
+bisection, then units are given back as long as the target still holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ir.analysis import Analysis, Group
+from ..ir.coupling import Flags
+from ..ir.errors import TargetError
+from ..runtime.cost import CostModel, Products
+
+Counts = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to reach: ``kind`` is "ratio" (share of units removed) or "macs" or "params" (share of
+    the original that may stay)."""
+
+    kind: Literal["ratio", "macs", "params"]
+    value: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an allocation must respect.
+
+    ``max_ratio`` is the largest share of units that a group may lose; ``round_to`` makes kept
+    channel counts multiples of a number; ``inexact`` admits inexact groups.
+    """
+
+    max_ratio: float = 1.0
+    round_to: int = 1
+    inexact: bool = False
+
+
+def allocate(
+    analysis: Analysis,
+    scores: Scores,
+    target: Target,
+    limits: Limits,
+    scope: Literal["local", "global"] = "local",
+) -> Flags:
+    """bool[unit_count]: the units to remove. Raises TargetError when nothing can be pruned or the
+    target is out of reach."""
+    allocation = _Allocation(analysis, scores, limits)
+    if not allocation.room.any():
+        raise TargetError(_nothing_prunable(analysis, limits))
+    path = allocation.shares if scope == "local" else allocation.ranking
+    if target.kind == "ratio":
+        counts = path(target.value)
+        if not counts.any():
+            raise TargetError(
+                f"a ratio of {target.value:g} removes no unit from any of the "
+                f"{int((allocation.room > 0).sum())} prunable groups; ask for more"
+            )
+        return allocation.flags(counts)
+    costs = CostModel(analysis)
+    products = costs.macs if target.kind == "macs" else costs.parameters
+    return allocation.flags(_meet(allocation, path, products, target))
+
+
+class _Allocation:
+    """The groups that take part, with their room and step."""
+
+    def __init__(self, analysis: Analysis, scores: Scores, limits: Limits) -> None:
+        self.analysis = analysis
+        groups = analysis.groups
+        self.size = np.array([len(g.units) for g in groups], np.int64)
+        self.step = np.array([_step(analysis, g, limits.round_to) for g in groups], np.int64)
+        eligible = np.array([g.exact or limits.inexact for g in groups], np.bool_)
+        cap = np.floor(self.size * limits.max_ratio + 1e-9).astype(np.int64)
+        room = np.minimum(cap, self.size - 1) * eligible
+        self.room = self.aligned(np.maximum(room, 0))
+        self.order = [g.units[np.argsort(scores[g.units], kind="stable")] for g in groups]
+        self.scores = scores
+
+    def aligned(self, removed: Counts) -> Counts:
+        """Removes fewer units where that makes the kept count a multiple of the step."""
+        kept = -(-(self.size - removed) // self.step) * self.step
+        result: Counts = np.maximum(self.size - np.minimum(kept, self.size), 0)
+        return result
+
+    def shares(self, ratio: float) -> Counts:
+        """The same share of every group, to the nearest unit."""
+        wanted = np.floor(self.size * ratio + 0.5).astype(np.int64)
+        return self.aligned(np.minimum(wanted, self.room))
+
+    def ranking(self, ratio: float) -> Counts:
+        """The least important share of all units that have room to go."""
+        ranked, groups = self._ranked
+        total = int(self.size[self.room > 0].sum())
+        gone = groups[ranked[: round(ratio * total)]]
+        counts = np.bincount(gone, minlength=len(self.size)).astype(np.int64)
+        return self.aligned(np.minimum(counts, self.room))
+
+    @cached_property
+    def _ranked(self) -> tuple[Counts, Counts]:
+        relative: list[Scores] = []
+        owner: list[Counts] = []
+        for g, order in enumerate(self.order):
+            removable = order[: self.room[g]]
+            mean = float(self.scores[order].mean()) or 1.0
+            relative.append(self.scores[removable] / mean)
+            owner.append(np.full(len(removable), g, np.int64))
+        return np.argsort(np.concatenate(relative), kind="stable"), np.concatenate(owner)
+
+    def flags(self, counts: Counts) -> Flags:
+        removed = np.zeros(self.analysis.unit_count, np.bool_)
+        for order, count in zip(self.order, counts, strict=True):
+            removed[order[:count]] = True
+        return removed
+
+
+def _step(analysis: Analysis, group: Group, round_to: int) -> int:
+    """How many units make the kept channels a multiple of ``round_to``."""
+    units = analysis.units_of(group.axes[0])
+    assert units is not None
+    channels = int(np.isin(units, group.units).sum()) // max(len(group.units), 1)
+    return round_to // math.gcd(round_to, max(channels, 1))
+
+
+def _meet(
+    allocation: _Allocation, path: Callable[[float], Counts], products: Products, target: Target
+) -> Counts:
+    """The smallest cut along ``path`` that meets the target, then units given back."""
+    limit = products.total(np.zeros_like(allocation.size)) * target.value
+    least = products.total(allocation.room)
+    if least > limit * (1 + 1e-12):
+        whole = products.total(np.zeros_like(allocation.size))
+        what = "MACs" if target.kind == "macs" else "parameters"
+        raise TargetError(
+            f"{what} cannot go down to {target.value:g} of the original: "
+            f"at best {least / whole:.4g} can be reached under these limits"
+        )
+    low, high = 0.0, 1.0
+    if products.total(path(high)) > limit:
+        counts = allocation.room.copy()
+    else:
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (
+                (low, middle) if products.total(path(middle)) <= limit else (middle, high)
+            )
+        counts = path(high)
+    return _give_back(allocation, counts, products, limit)
+
+
+def _give_back(
+    allocation: _Allocation, counts: Counts, products: Products, limit: float
+) -> Counts:
+    """Restores the largest step that still fits, again and again."""
+    current = products.total(counts)
+    fits = np.ones(len(counts), np.bool_)
+    while True:
+        best, best_counts = current, None
+        for g in np.flatnonzero((counts > 0) & fits):
+            trial = counts.copy()
+            trial[g] = max(trial[g] - allocation.step[g], 0)
+            cost = products.total(trial)
+            if cost > limit:
+                fits[g] = False  # costs only grow from here, so it never fits again
+            elif cost > best:
+                best, best_counts = cost, trial
+        if best_counts is None:
+            return counts
+        counts, current = best_counts, best
+
+
+def _nothing_prunable(analysis: Analysis, limits: Limits) -> str:
+    inexact = sum(not g.exact and len(g.units) > 1 for g in analysis.groups)
+    hint = "run 'secateur inspect' to see what is pinned and why"
+    if inexact and not limits.inexact:
+        hint = f"{inexact} groups are inexact: allow them with --inexact"
+    elif any(len(g.units) > 1 for g in analysis.groups):
+        hint = "the limits (--max-ratio, --round-to) leave no room"
+    elif analysis.warnings:
+        hint = analysis.warnings[0]
+    return f"nothing in this model can be pruned; {hint}"

@@ -1,0 +1,179 @@
+"""The pass ``prune``: analyse, score, allocate, rewrite, prove."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import onnx_ir as oir
+
+from ..ir.analysis import Analysis, analyze
+from ..ir.coupling import Flags
+
+from ..ir.io import to_proto
+from ..ir.masks import Compaction, Mask
+from ..ir.reference import reference_points
+from ..ir.rewrite import Slice, rewrite
+from ..runtime.cost import CostModel, Costs
+from .allocation import Limits, Target, allocate
+from .base import Contract, Pass, PassContext, PassResult
+from .criteria import score_units
+
+SEEDS = 3
+"""Random inputs per binding that a certificate is based on."""
+
+
+@dataclass
+class Pruning:
+    """What `Prune` did, for reports: ``PassResult.details["pruning"]``."""
+
+    analysis: Analysis
+    removed: Flags
+    slices: list[Slice]
+    masks: list[Mask]
+    compactions: list[Compaction]
+    before: Costs
+    after: Costs
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prune(Pass):
+    """Removes whole units until exactly one target is met: ``ratio`` (share of units removed from
+    every group), ``macs`` or ``params`` (share of the original to keep, never exceeded)."""
+
+    name: ClassVar[str] = "prune"
+    contract: ClassVar[Contract] = Contract.MASKS
+    summary: ClassVar[str] = "remove coupled channels and prove the result"
+
+    ratio: float | None = None
+    macs: float | None = None
+    params: float | None = None
+    criterion: str = "l2"
+    scope: Literal["local", "global"] = "local"
+    round_to: int = 1
+    protect: tuple[str, ...] = ()
+    max_ratio: float = 1.0
+    inexact: bool = False
+    carrier: Literal["heads", "largest"] = "heads"
+
+    def __post_init__(self) -> None:
+        given = [k for k in ("ratio", "macs", "params") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError("prune needs exactly one target: ratio, macs or params")
+        for name in (*given, "max_ratio"):
+            value = getattr(self, name)
+            if not 0 < value <= 1 or (name == "ratio" and value == 1):
+                bounds = "more than 0 and " + ("less than 1" if name == "ratio" else "at most 1")
+                raise ValueError(f"{name.replace('_', '-')} must be {bounds}, not {value:g}")
+        if self.round_to < 1:
+            raise ValueError(f"round-to must be at least 1, not {self.round_to}")
+
+    @property
+    def target(self) -> Target:
+        """The one target that is set."""
+        if self.ratio is not None:
+            return Target("ratio", self.ratio)
+        if self.macs is not None:
+            return Target("macs", self.macs)
+        assert self.params is not None
+        return Target("params", self.params)
+
+    def run(self, model: oir.Model, context: PassContext) -> PassResult:
+        """Raises TargetError when the target cannot be met, CertificateError when the result does
+        not equal the masked original."""
+        from ..runtime.observe import observer
+
+        clock: dict[str, float] = {}
+        with _phase("analyse", clock, context):
+            analysis = analyze(
+                model,
+                context.dims,
+                protect=self.protect,
+                prefer=self.carrier,
+                observe=observer(model, context.calibration),
+            )
+        with _phase("allocate", clock, context):
+            scores = score_units(analysis, self.criterion)
+            limits = Limits(self.max_ratio, self.round_to, self.inexact)
+            removed = allocate(analysis, scores, self.target, limits, self.scope)
+        with _phase("rewrite", clock, context):
+            rewritten = rewrite(analysis, removed)
+            costs = CostModel(analysis)
+            masks, compactions = reference_points(analysis, removed)
+            pruning = Pruning(
+                analysis,
+                removed,
+                rewritten.slices,
+                masks,
+                compactions,
+                costs.costs(),
+                costs.costs(removed),
+                clock,
+            )
+        with _phase("certify", clock, context):
+            certificate = prove(model, rewritten.model, pruning, context)
+        gone = int(removed.sum())
+        return PassResult(
+            rewritten.model,
+            gone > 0,
+            {
+                "units": gone,
+                "macs": pruning.after.macs / max(pruning.before.macs, 1),
+                "params": pruning.after.parameters / max(pruning.before.parameters, 1),
+            },
+            {"pruning": pruning},
+            certificate,
+        )
+
+
+def prove(
+    model: oir.Model, pruned: oir.Model, pruning: Pruning, context: PassContext
+) -> object:
+    """The certificate of a pruning: the masked original against the pruned model, at both
+    bindings of the symbolic dimensions. Raises CertificateError when a model does not run."""
+    from ..runtime.certificate import certify
+
+    analysis = pruning.analysis
+
+    def progress(done: int, total: int) -> None:
+        context.progress("certify", done / max(total, 1))
+
+    return certify(
+        to_proto(model),
+        to_proto(pruned),
+        pruning.masks,
+        pruning.compactions,
+        removed=[(s.tensor, s.axis, s.indices) for s in pruning.slices],
+        bindings=[f.binding for f in analysis.facts],
+        seeds=tuple(range(context.seed, context.seed + SEEDS)),
+        calibration=context.calibration,
+        threads=context.threads,
+        types=value_types(analysis),
+        progress=progress,
+    )
+
+
+def value_types(analysis: Analysis) -> dict[str, tuple[int, tuple[int | str | None, ...]]]:
+    """Element types and shapes of all values; dynamic sizes are None."""
+    types = analysis.facts[0].types
+    return {
+        o.name: (
+            types[o.name][0],
+            tuple(None if d else s for s, d in zip(o.shape, o.dynamic, strict=True)),
+        )
+        for o in analysis.operands.values()
+    }
+
+
+@contextmanager
+def _phase(name: str, clock: dict[str, float], context: PassContext) -> Iterator[None]:
+    context.progress(name, None)
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        clock[name] = time.perf_counter() - begin
