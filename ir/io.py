@@ -434,6 +434,12 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
     if external:
         if dtype == oir.DataType.STRING:
             raise ModelError(f"{what} holds strings, which cannot be external")
+        for entry in tensor.external_data:
+            number = entry.key in ("offset", "length")
+            if "\0" in entry.value or (number and not re.fullmatch("[0-9]{1,20}", entry.value)):
+                raise ModelError(
+                    f"{what} has the impossible external {entry.key} {entry.value[:40]!r}"
+                )
     elif tensor.HasField("raw_data"):
         found["raw_data"] = len(tensor.raw_data)
         expected["raw_data"] = -1 if dtype == oir.DataType.STRING else _byte_count(dtype, count)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import onnx
@@ -89,6 +89,7 @@ def _check_graph(
     model: oir.Model,
     imports: Mapping[str, int],
     outer: ChainMap[str, oir.Value],
+    outer_outputs: Set[int] = frozenset(),
 ) -> Iterator[Problem]:
     scope = outer.new_child()
     initializers = {id(value) for value in graph.initializers.values()}
@@ -99,20 +100,20 @@ def _check_graph(
             yield Problem(f"value {value.name!r}", "is defined twice")
         if id(value) in initializers:
             yield from _check_initializer(value)
-    later = {id(out) for node in graph for out in node.outputs}
+    outputs = {id(out) for node in graph for out in node.outputs} | outer_outputs
     for node in graph:
         yield from _check_operator(node, model, imports)
         for used in node.inputs:
             if used is not None and scope.get(used.name or "") is not used:
-                yield Problem(_label(node), _missing(used, id(used) in later, scope))
+                yield Problem(_label(node), _missing(used, id(used) in outputs, scope))
         for attribute in node.attributes.values():
             if attribute.is_ref():
                 continue
             if attribute.type == oir.AttributeType.GRAPH:
-                yield from _check_graph(attribute.as_graph(), model, imports, scope)
+                yield from _check_graph(attribute.as_graph(), model, imports, scope, outputs)
             elif attribute.type == oir.AttributeType.GRAPHS:
                 for inner in attribute.as_graphs():
-                    yield from _check_graph(inner, model, imports, scope)
+                    yield from _check_graph(inner, model, imports, scope, outputs)
         for out in node.outputs:
             if out.name and scope.maps[0].setdefault(out.name, out) is not out:
                 yield Problem(f"value {out.name!r}", "is defined twice")

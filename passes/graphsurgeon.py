@@ -63,10 +63,10 @@ class GraphSurgeonPass(Pass):
                 f"pass '{self.name}' needs onnx-graphsurgeon; "
                 "run: pip install 'secateur[graphsurgeon]'"
             ) from error
-        original = to_proto(model)
+        original = to_proto(model)  # the library writes into the protos that it is given
         with contextlib.redirect_stdout(sys.stderr):  # the library logs with print
             with _refused("onnx-graphsurgeon cannot hold this model"):
-                baseline = _export(gs.import_onnx(original))
+                baseline = _export(gs.import_onnx(to_proto(model)))
                 graph = gs.import_onnx(to_proto(model))
             self.edit(graph)
             with _refused("the edited graph cannot be exported"):

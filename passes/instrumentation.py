@@ -85,16 +85,28 @@ class _Compared:
 def same_outputs(before: oir.Model, after: oir.Model, context: PassContext) -> Proof:
     """Run both models in ONNX Runtime on three seeds and on the calibration data, if any.
 
-    Symbolic dimensions without a size in ``context.dims`` are bound to 2.
+    Symbolic dimensions without a size in ``context.dims`` are bound to 2. With calibration
+    data, random feeds that ``before`` itself cannot run are left out; without, they are a
+    `CertificateError`.
     """
     from ..ir.io import to_proto
     from ..runtime.certificate import CALIBRATION_SAMPLES, compare_models
     from ..runtime.inputs import calibration_feeds, input_dims, random_feed
+    from ..runtime.session import make_session, run
 
     reference, candidate = to_proto(before), to_proto(after)
     dims = {**dict.fromkeys(input_dims(reference), 2), **context.dims}
     seeds = range(context.seed, context.seed + 3)
     feeds = [(f"seed {seed}", random_feed(reference, dims, seed)) for seed in seeds]
+    try:
+        run(make_session(reference, threads=context.threads, optimize=False), feeds[0][1])
+    except CertificateError as error:
+        if context.calibration is None:
+            raise CertificateError(
+                f"cannot be checked, the model does not run on random inputs ({error}); give "
+                "sizes for its dimensions or calibration data, or turn verification off"
+            ) from error
+        feeds = []
     if context.calibration is not None:
         real = calibration_feeds(dict(context.calibration), reference, dims, CALIBRATION_SAMPLES)
         feeds += [(f"calibration {i}", feed) for i, feed in enumerate(real)]

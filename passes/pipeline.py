@@ -430,7 +430,7 @@ def _format_scalar(value: object, hint: Any) -> str:
     text = str(value)
     if not isinstance(value, str):
         return text
-    if _BARE.fullmatch(text) and _fits(_Word(text), hint):
+    if _BARE.fullmatch(text):
         back = _coerce(_Word(text), hint)
         if isinstance(back, str) and back == text:
             return text

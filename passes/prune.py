@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -17,6 +17,7 @@ from ..ir.io import to_proto
 from ..ir.masks import Compaction, Mask
 from ..ir.reference import reference_points
 from ..ir.rewrite import Slice, rewrite
+from ..ir.shapes import Facts
 from ..runtime.cost import CostModel, Costs
 from .allocation import Limits, Target, allocate
 from .base import Contract, Pass, PassContext, PassResult
@@ -152,21 +153,24 @@ def prove(
         seeds=tuple(range(context.seed, context.seed + SEEDS)),
         calibration=context.calibration,
         threads=context.threads,
-        types=value_types(analysis),
+        types=facts_types(analysis.facts),
         progress=progress,
     )
 
 
-def value_types(analysis: Analysis) -> dict[str, tuple[int, tuple[int | str | None, ...]]]:
-    """Element types and shapes of all values; dynamic sizes are None."""
-    types = analysis.facts[0].types
-    return {
-        o.name: (
-            types[o.name][0],
-            tuple(None if d else s for s, d in zip(o.shape, o.dynamic, strict=True)),
+def facts_types(facts: Sequence[Facts]) -> dict[str, tuple[int, tuple[int | str | None, ...]]]:
+    """Element types and shapes of all values; sizes that move with the binding are None."""
+    result: dict[str, tuple[int, tuple[int | str | None, ...]]] = {}
+    for name, (dtype, shape) in facts[0].types.items():
+        others = [f.types[name][1] for f in facts[1:] if name in f.types]
+        result[name] = (
+            dtype,
+            tuple(
+                size if all(len(o) == len(shape) and o[k] == size for o in others) else None
+                for k, size in enumerate(shape)
+            ),
         )
-        for o in analysis.operands.values()
-    }
+    return result
 
 
 @contextmanager

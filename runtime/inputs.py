@@ -295,9 +295,9 @@ def _indexed(
 
 
 def load_calibration(
-    path_npz: str | Path, model: onnx.ModelProto, dims: Mapping[str, int]
+    source: str | Path | Mapping[str, Array], model: onnx.ModelProto, dims: Mapping[str, int]
 ) -> dict[str, Array]:
-    """The arrays of a calibration file, checked against the inputs of ``model``.
+    """Calibration arrays (an npz file or a mapping), checked against the inputs of ``model``.
 
     One array per fed input, under its name. Either every array has the rank of its input, and
     its first axis counts samples (a scalar input: one number for all), or every array has one
@@ -305,31 +305,37 @@ def load_calibration(
     input's static sizes and agree on the symbolic ones. Raises DataError for anything else:
     unreadable or oversized files, wrong names, types, sizes or sample counts, NaN, infinity.
     """
-    arrays = _read(Path(path_npz), {value.name for value in fed_inputs(model)})
+    names = {value.name for value in fed_inputs(model)}
+    label = "calibration" if isinstance(source, Mapping) else str(source)
+    if isinstance(source, Mapping):
+        arrays = {name: np.asarray(array) for name, array in source.items()}
+        _check_names(arrays, names, label)
+    else:
+        arrays = _read(Path(source), names)
     shapes = {value.name: input_shape(value) for value in fed_inputs(model)}
     extra = {arrays[name].ndim - len(shape) for name, (_, shape) in shapes.items()}
     if extra not in ({0}, {1}):
         ranks = ", ".join(f"{n} {arrays[n].ndim} for {len(s)}" for n, (_, s) in shapes.items())
-        raise DataError(f"{path_npz}: ranks do not fit the inputs ({ranks})")
+        raise DataError(f"{label}: ranks do not fit the inputs ({ranks})")
     whole = extra == {1}
     bound: dict[str, int | None] = {}
     if not whole:
         bound = {s[0]: dims.get(s[0]) for _, s in shapes.values() if s and isinstance(s[0], str)}
     for name, (element, shape) in shapes.items():
-        arrays[name] = _typed(arrays[name], element, f"{path_npz}: array {name!r}")
+        arrays[name] = _typed(arrays[name], element, f"{label}: array {name!r}")
         sizes = arrays[name].shape[1:]
         for axis, (dim, size) in enumerate(zip(shape if whole else shape[1:], sizes, strict=True)):
             wanted = dim if isinstance(dim, int) else bound.setdefault(dim, size)
             if wanted is not None and wanted != size:
                 raise DataError(
-                    f"{path_npz}: axis {axis + 1} of {name!r} has size {size}, not {wanted}"
+                    f"{label}: axis {axis + 1} of {name!r} has size {size}, not {wanted}"
                 )
     counts = {name: len(array) for name, array in arrays.items() if array.ndim}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise DataError(f"{path_npz}: sample counts differ ({listed})")
+        raise DataError(f"{label}: sample counts differ ({listed})")
     if 0 in counts.values():
-        raise DataError(f"{path_npz}: holds no samples")
+        raise DataError(f"{label}: holds no samples")
     return arrays
 
 
@@ -392,14 +398,7 @@ def _read(path: Path, names: set[str]) -> dict[str, Array]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             found = [info.filename.removesuffix(".npy") for info in members]
-            if wrong := sorted(names.symmetric_difference(found)):
-                missing = [name for name in wrong if name in names]
-                problem = (
-                    f"no array for input {missing[0]!r}"
-                    if missing
-                    else (f"array {wrong[0]!r} is no input (inputs: {', '.join(sorted(names))})")
-                )
-                raise DataError(f"{path}: {problem}")
+            _check_names(found, names, str(path))
             if len(found) != len(names):
                 raise DataError(f"{path}: two arrays have the same name")
             for info in members:
@@ -413,6 +412,16 @@ def _read(path: Path, names: set[str]) -> dict[str, Array]:
         raise
     except Exception as error:  # whatever zipfile, zlib and numpy say to a malformed file
         raise DataError(f"{path}: not a readable .npz file: {one_line(error)}") from None
+
+
+def _check_names(found: Iterable[str], names: set[str], label: str) -> None:
+    wrong = sorted(names.symmetric_difference(found))
+    missing = [name for name in wrong if name in names]
+    if missing:
+        raise DataError(f"{label}: no array for input {missing[0]!r}")
+    if wrong:
+        inputs = ", ".join(sorted(names))
+        raise DataError(f"{label}: array {wrong[0]!r} is no input (inputs: {inputs})")
 
 
 def _check_header(stream: Any, size: int) -> None:

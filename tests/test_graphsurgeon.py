@@ -79,6 +79,7 @@ def make_model() -> onnx.ModelProto:
         ),
         helper.make_node("Optional", [], ["none"], type=optional, name="empty"),
         helper.make_node("OptionalHasElement", ["none"], ["has"], name="ask"),
+        helper.make_node("Constant", [], ["number"], value=numpy_helper.from_array(np.ones(1))),
     ]
     nodes[5].metadata_props.add(key="layer", value="first")
     values = np.array([1, 2, 3, 4, 5])

@@ -172,6 +172,18 @@ def test_calibration_data_and_sizes_reach_the_numbers() -> None:
         PassManager([Edited(_break_for_ones)]).run(make_model(), context)
 
 
+def test_a_model_that_random_inputs_cannot_run_needs_help() -> None:
+    """``w`` has 4 elements, so N must be 4: the default size does not run."""
+    proto = parser.parse_model(TEXT.replace("float[N,4]", "float[N]"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "w"))
+    manager = PassManager([EliminateDead()])
+    with pytest.raises(CertificateError, match=r"pass 'eliminate-dead': cannot be checked.*sizes"):
+        manager.run(load_model(proto))
+    assert manager.run(load_model(proto), PassContext(dims={"N": 4})).modified
+    calibration = {"x": np.ones((2, 4), np.float32)}
+    assert manager.run(load_model(proto), PassContext(calibration=calibration)).modified
+
+
 def _break_for_ones(model: oir.Model) -> None:
     """y += 1 where x equals 1 everywhere."""
     graph = model.graph

@@ -44,6 +44,8 @@ def _link_stretch(site: Site, part: Operand, whole: Operand, axis: int, start: i
 
 def _restate_split(node: Restated) -> None:
     axis = node.int("axis", 0) % node.input_rank(0)
+    if node.keep(0, axis).all():
+        return
     sizes = [node.new_output_size(j, axis) for j in range(node.outputs)]
     if node.ints("split") is not None or node.opset < 13:
         node.set_ints("split", sizes)
@@ -131,6 +133,9 @@ def _restate_slice(node: Restated) -> None:
         stop = None if step < 0 and end < -keep.size else end
         selected = np.arange(keep.size)[slice(start, stop, step)]
         new = (np.cumsum(keep) - 1)[selected[keep[selected]]]
+        if not new.size:
+            starts[:, k] = ends[:, k] = 0
+            continue
         last = int(new[-1]) + (1 if step > 0 else -1)
         starts[:, k] = new[0]
         ends[:, k] = last if last >= 0 else -int(keep.sum()) - 1
@@ -152,9 +157,10 @@ def slice_(site: Site) -> None:
     site.pin_all("slice bounds", site.inputs[1:])
     sliced = _slices(site)
     if sliced is None:
-        stepped = site.input(4) is not None and site.value(4) is None
+        steps = site.value(4)
+        forward = site.input(4) is None or (steps is not None and bool(np.all(steps == 1)))
         for index in range(x.rank):
-            if x.shape[index] == y.shape[index] and not stepped:
+            if x.shape[index] == y.shape[index] and forward:
                 site.link(x.axis(index), y.axis(index))
             else:
                 for operand in (x, y):
@@ -361,6 +367,6 @@ def depth_space(site: Site) -> None:
         site.pin(axis, _SPATIAL)
     blocks = site.int("blocksize", 1) ** 2
     sizes = (blocks, wide.shape[1])
-    crd = to_space and site.string("mode", "DCR") == "CRD"
+    crd = site.string("mode", "DCR") == "CRD"
     runs = [Run(deep.axis(1), (1, 0) if crd else (0, 1)), Run(wide.axis(1), (1,))]
     link_factor(site, runs, 1, sizes)

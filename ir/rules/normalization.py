@@ -15,12 +15,17 @@ _SPATIAL = "an axis that the normalisation averages over"
 
 @rule("BatchNormalization", family="normalisation")
 def batch_normalization(site: Site) -> None:
-    """Scale, bias, mean and variance belong to the channel; running statistics too."""
+    """Scale, bias, mean and variance belong to the channel (before opset 9 perhaps to every
+    position of it); running statistics too. Training averages over the batch."""
     x = site.x
     site.link_axes(x, site.y)
     for operand in (*site.inputs[1:], *site.outputs[1:]):
-        if operand is not None:
-            site.link(x.axis(1), operand.axis(0))
+        for index, axis in enumerate(operand.axes if operand is not None else ()):
+            site.link(x.axis(1 + index), axis)
+    training = site.opset < 14 and len(site.node.outputs) > 1
+    if site.int("training_mode", 0) or training:
+        for axis in (x.axis(0), *x.axes[2:]):
+            site.pin(axis, _SPATIAL)
 
 
 @rule("InstanceNormalization", family="normalisation")
@@ -38,11 +43,11 @@ def instance_normalization(site: Site) -> None:
 
 @rule("LayerNormalization", "RMSNormalization", family="normalisation")
 def layer_normalization(site: Site) -> None:
-    """Normalises over ``axis`` and all that follow; scale and bias broadcast onto them."""
+    """Normalises over ``axis`` and all that follow; scale and bias broadcast onto the input."""
     x, y = site.x, site.y
     site.link_axes(x, y)
     first = positive_axes([site.int("axis", -1)], x.rank)[0]
-    for index in range(first, x.rank):
+    for index in range(x.rank):
         touched = [(0, index)]
         for number, operand in enumerate(site.inputs[1:], start=1):
             if operand is None:
@@ -55,7 +60,8 @@ def layer_normalization(site: Site) -> None:
                 touched.append((number, own))
             else:
                 site.pin(operand.axis(own), "broadcast along this axis")
-        site.inexact(touched, [(0, index)])
+        if index >= first:
+            site.inexact(touched, [(0, index)])
     for statistic in site.outputs[1:]:
         if statistic is None:
             continue
@@ -126,10 +132,9 @@ def local_response_normalization(site: Site) -> None:
 
 @rule("LpNormalization", family="normalisation")
 def lp_normalization(site: Site) -> None:
-    """Divides by the norm along ``axis``."""
+    """Divides by the norm along ``axis``, to which zeros add nothing: exact."""
     site.link_axes(site.x, site.y)
-    axis = positive_axes([site.int("axis", -1)], site.x.rank)[0]
-    site.inexact([(0, axis)], [(0, axis)])
+    site.sink(0, positive_axes([site.int("axis", -1)], site.x.rank)[0])
 
 
 @rule("MeanVarianceNormalization", family="normalisation")

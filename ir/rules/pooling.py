@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import Site, rule
+import numpy as np
+
+from .base import Site, positive_axes, rule
 
 if TYPE_CHECKING:
     from ..rewrite import Restated
 
 _SPATIAL = "a spatial axis of a pooling"
+_RESIZED = "a resized axis"
 
 
 POOLING = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool".split()
@@ -42,15 +45,31 @@ def _restate_sizes(node: Restated) -> None:
 
 @rule("Resize", "Upsample", family="pooling", restate=_restate_sizes)
 def resize(site: Site) -> None:
-    """Axes that keep their size pass through; resized ones are pinned."""
+    """Axes with a scale of 1 pass through; resized ones are pinned."""
     x, y = site.x, site.y
     site.pin_all("scales and sizes", site.inputs[1:])
     if site.string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         site.pin_all("crops a region of interest")
         return
+    resized = _resized(site)
     for index in range(x.rank):
-        if x.shape[index] == y.shape[index]:
+        if index not in resized and x.shape[index] == y.shape[index]:
             site.link(x.axis(index), y.axis(index))
         else:
             for operand in (x, y):
-                site.pin(operand.axis(index), "a resized axis")
+                site.pin(operand.axis(index), _RESIZED)
+
+
+def _resized(site: Site) -> set[int]:
+    """Axes that may have another scale than 1 even if they keep their size."""
+    rank = site.x.rank
+    axes = positive_axes(site.ints("axes") or range(rank), rank)
+    if site.input(3) is not None:
+        together = site.string("keep_aspect_ratio_policy", "stretch") != "stretch"
+        return set(axes) if together else set()
+    attribute = site.node.attributes.get("scales")
+    number = 1 if site.opset < 11 or site.node.op_type == "Upsample" else 2
+    scales = site.value(number) if attribute is None else np.array(attribute.as_floats())
+    if scales is None:
+        return set(axes)
+    return {axis for axis, scale in zip(axes, scales.reshape(-1), strict=True) if scale != 1}

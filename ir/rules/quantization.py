@@ -22,7 +22,7 @@ def quantize(site: Site) -> None:
 def _follow(site: Site, x: Operand, operand: Operand, axis: int) -> None:
     if operand.rank == 0:
         return
-    if operand.rank == 1 and x.rank >= 1:
+    if operand.rank == 1 and not site.int("block_size", 0):
         if operand.shape[0] == x.shape[axis]:
             site.link(operand.axis(0), x.axis(axis))
         else:

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 from .base import Site, positive_axes, rule
 
-REDUCTIONS = (
-    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
-    "ReduceSum ReduceSumSquare"
-).split()
+SUMS = "ReduceL1 ReduceL2 ReduceLogSum ReduceSum ReduceSumSquare".split()
+"""Functions of a sum to which a zero adds nothing: removing equals multiplying by zero."""
+
+REDUCTIONS = [*SUMS, *"ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd".split()]
 
 
 @rule(*REDUCTIONS, family="reduction")
 def reduce(site: Site) -> None:
-    """Reduced axes end here: exact for a sum, inexact otherwise; kept axes pass through."""
+    """Reduced axes end here: exact for sums, inexact otherwise; kept axes pass through."""
     x, y = site.x, site.y
+    site.pin_all("a list of axes", site.inputs[1:])
     axes = _reduced_axes(site)
     if axes is None:
         site.pin_all("the axes to reduce are computed at run time")
@@ -23,7 +24,7 @@ def reduce(site: Site) -> None:
     at = 0
     for index in range(x.rank):
         if index in axes:
-            if site.node.op_type == "ReduceSum":
+            if site.node.op_type in SUMS:
                 site.sink(0, index)
             else:
                 site.inexact([(0, index)])
@@ -77,6 +78,7 @@ def top_k(site: Site) -> None:
     """Ranked along the axis; the others pass through to values and indices."""
     x = site.x
     axis = positive_axes([site.int("axis", -1)], x.rank)[0]
+    site.pin_all("the number of results", site.inputs[1:])
     site.pin(x.axis(axis), "ranked along this axis")
     for output in site.outputs:
         if output is not None:
@@ -88,6 +90,7 @@ def top_k(site: Site) -> None:
 def cumulative(site: Site) -> None:
     """Accumulated along the axis, which stays; the others pass through."""
     value = site.value(1)
+    site.pin_all("the number of an axis", site.inputs[1:])
     site.link_axes(site.x, site.y)
     for index in range(site.x.rank):
         if value is None or index == int(value.reshape(-1)[0]) % site.x.rank:

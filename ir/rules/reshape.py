@@ -136,6 +136,7 @@ def _restate_squeeze(node: Restated) -> None:
 def insert_axes(site: Site) -> None:
     """Axes of size 1 come or go; all others pass through in order."""
     short, long = (site.y, site.x) if site.node.op_type == "Squeeze" else (site.x, site.y)
+    site.pin_all("a list of axes", site.inputs[1:])
     axes = _inserted(site, long)
     if axes is None:
         site.pin_all("the axes are computed at run time")

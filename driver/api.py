@@ -1,0 +1,386 @@
+"""The Python interface: every step of the command line as a function.
+
+Every function takes a path, an ``onnx.ModelProto`` or an ``onnx_ir.Model``. `prune` does all;
+`analyze`, `plan`, `rewrite`, `certify` and `bench` are its steps one by one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as oir
+
+from ..ir import analysis as _analysis
+from ..ir import rewrite as _rewrite
+from ..ir.analysis import Analysis
+from ..ir.coupling import Flags
+from ..ir.errors import UsageError
+from ..ir.io import load_model, save_model, to_proto
+from ..ir.rewrite import Rewritten
+from ..passes.allocation import Limits, Target, allocate
+from ..passes.base import Pass, PassContext, PassResult
+from ..passes.criteria import score_units
+from ..passes.prune import Prune, Pruning
+from ..runtime.benchmark import Speedup, Timing
+from ..runtime.certificate import Certificate
+
+Source = str | os.PathLike[str] | onnx.ModelProto | oir.Model
+Calibration = str | os.PathLike[str] | Mapping[str, npt.NDArray[np.generic]]
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which units go: ``removed`` is bool[unit_count] over the units of ``analysis``."""
+
+    analysis: Analysis
+    removed: Flags
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Timings of two models in one interleaved run, and their ratio."""
+
+    original: Timing
+    candidate: Timing
+    speedup: Speedup
+    threads: int
+
+
+@dataclass
+class PruneResult:
+    """The pruned model with its proof. ``report`` is a dictionary of JSON values; see
+    docs/report.md."""
+
+    model: oir.Model
+    original: oir.Model
+    passes: tuple[Pass, ...]
+    results: tuple[PassResult, ...]
+    bench: Bench | None
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The certificate of the last pruning pass; None when no pass removed anything."""
+        found = [r.certificate for r in self.results if r.certificate is not None]
+        return found[-1] if found else None  # type: ignore[return-value]
+
+    @property
+    def pruning(self) -> Pruning | None:
+        """What the last pruning pass did."""
+        found = [r.details["pruning"] for r in self.results if "pruning" in r.details]
+        return found[-1] if found else None
+
+    def save(self, path: str | os.PathLike[str], report: str | os.PathLike[str] | None = None) -> None:
+        """Writes the model (and the report as JSON), each whole or not at all.
+
+        Raises UsageError when a file cannot be written.
+        """
+        from .report import describe_file, write_report
+
+        save_model(self.model, path)
+        self.report["pruned"] = describe_file(path)
+        if report is not None:
+            write_report(self.report, report)
+
+
+def load(source: Source) -> oir.Model:
+    """The model in Secateur's representation. Raises ModelError for anything that is not one."""
+    return load_model(source)
+
+
+def analyze(
+    source: Source,
+    *,
+    dims: Mapping[str, int] | None = None,
+    protect: Sequence[str] = (),
+    carrier: Literal["heads", "largest"] = "heads",
+    calibration: Calibration | None = None,
+) -> Analysis:
+    """Units, groups and pins of a model; see `secateur.ir.analysis`."""
+    from ..runtime.observe import observer
+
+    model = load_model(source)
+    context = _context(model, dims, calibration)
+    return _analysis.analyze(
+        model,
+        context.dims,
+        protect=protect,
+        prefer=carrier,
+        observe=observer(model, context.calibration),
+    )
+
+
+def plan(
+    analysis: Analysis,
+    *,
+    ratio: float | None = None,
+    macs: float | None = None,
+    params: float | None = None,
+    criterion: str = "l2",
+    scope: Literal["local", "global"] = "local",
+    round_to: int = 1,
+    max_ratio: float = 1.0,
+    inexact: bool = False,
+) -> Plan:
+    """Chooses the units to remove. Raises UsageError for bad options, TargetError when the target
+    is out of reach."""
+    target = _prune_pass(
+        ratio=ratio, macs=macs, params=params, round_to=round_to, max_ratio=max_ratio
+    ).target
+    scores = score_units(analysis, criterion)
+    limits = Limits(max_ratio, round_to, inexact)
+    return Plan(analysis, allocate(analysis, scores, target, limits, scope))
+
+
+def rewrite(plan: Plan) -> Rewritten:
+    """The smaller model and what was cut from each tensor. Proves nothing yet."""
+    return _rewrite.rewrite(plan.analysis, plan.removed)
+
+
+def certify(
+    plan: Plan,
+    rewritten: Rewritten,
+    *,
+    calibration: Calibration | None = None,
+    threads: int = 0,
+    seed: int = 0,
+) -> Certificate:
+    """Compares a rewritten model with the masked original. Raises CertificateError when one of
+    them does not run; a difference is in the result (``ok``)."""
+    from ..ir.reference import reference_points
+    from ..passes.prune import prove
+    from ..runtime.cost import CostModel
+
+    analysis = plan.analysis
+    context = _context(
+        analysis.model, analysis.facts[0].binding, calibration, threads=threads, seed=seed
+    )
+    masks, compactions = reference_points(analysis, plan.removed)
+    costs = CostModel(analysis)
+    pruning = Pruning(
+        analysis,
+        plan.removed,
+        rewritten.slices,
+        masks,
+        compactions,
+        costs.costs(),
+        costs.costs(plan.removed),
+    )
+    return prove(analysis.model, rewritten.model, pruning, context)
+
+
+def bench(
+    original: Source,
+    candidate: Source,
+    *,
+    dims: Mapping[str, int] | None = None,
+    calibration: Calibration | None = None,
+    threads: int = 0,
+    seed: int = 0,
+    min_runs: int = 20,
+    min_seconds: float = 1.0,
+    progress: Progress | None = None,
+) -> Bench:
+    """Times two models in turns in ONNX Runtime, on calibration data or one random input."""
+    from ..ir.shapes import bind_dims
+    from ..runtime.benchmark import benchmark
+    from ..runtime.inputs import calibration_feeds, random_feed
+
+    model = load_model(original)
+    context = _context(model, dims, calibration, threads=threads, seed=seed)
+    reference, other = to_proto(model), to_proto(load_model(candidate))
+    binding = bind_dims(model, context.dims)[0]
+    if context.calibration is None:
+        feeds = [random_feed(reference, binding, seed)]
+    else:
+        feeds = list(calibration_feeds(context.calibration, reference, binding, 16))
+    first, second = benchmark(
+        [reference, other],
+        feeds,
+        threads=threads,
+        min_runs=min_runs,
+        min_seconds=min_seconds,
+        progress=None if progress is None else lambda done: progress("time", done),
+    )
+    return Bench(first, second, Speedup.of(first, second), threads)
+
+
+def prune(
+    source: Source,
+    *,
+    ratio: float | None = None,
+    macs: float | None = None,
+    params: float | None = None,
+    criterion: str = "l2",
+    scope: Literal["local", "global"] = "local",
+    round_to: int = 1,
+    protect: Sequence[str] = (),
+    max_ratio: float = 1.0,
+    inexact: bool = False,
+    carrier: Literal["heads", "largest"] = "heads",
+    dims: Mapping[str, int] | None = None,
+    calibration: Calibration | None = None,
+    threads: int = 0,
+    seed: int = 0,
+    bench: bool = True,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Prunes, proves and times a model. Give exactly one of ``ratio`` (share of units to remove
+    from every group), ``macs`` or ``params`` (share of the original to keep).
+
+    Raises the errors of `secateur.ir.errors`; see docs/cli.md for what each means.
+    """
+    only = _prune_pass(
+        ratio=ratio,
+        macs=macs,
+        params=params,
+        criterion=criterion,
+        scope=scope,
+        round_to=round_to,
+        protect=tuple(protect),
+        max_ratio=max_ratio,
+        inexact=inexact,
+        carrier=carrier,
+    )
+    return run(
+        source,
+        [only],
+        dims=dims,
+        calibration=calibration,
+        threads=threads,
+        seed=seed,
+        bench=bench,
+        progress=progress,
+    )
+
+
+def run(
+    source: Source,
+    pipeline: str | Sequence[Pass],
+    *,
+    dims: Mapping[str, int] | None = None,
+    calibration: Calibration | None = None,
+    threads: int = 0,
+    seed: int = 0,
+    bench: bool = True,
+    progress: Progress | None = None,
+    instrumentations: Sequence[Any] = (),
+) -> PruneResult:
+    """Runs a pipeline (text or passes) on a copy of the model, holding every pass to its contract,
+    and times the result against the original when it changed."""
+    from ..passes.manager import PassManager
+    from ..passes.pipeline import parse_pipeline
+    from .report import build_report
+
+    begin = time.perf_counter()
+    model = load_model(source)
+    passes = parse_pipeline(pipeline) if isinstance(pipeline, str) else tuple(pipeline)
+    context = _context(model, dims, calibration, threads, seed, progress)
+    seconds = {"load": time.perf_counter() - begin}
+    outcome = PassManager(passes, instrumentations).run(model, context)
+    timing = None
+    if bench and outcome.modified:
+        begin = time.perf_counter()
+        timing = _bench_models(model, outcome.model, context)
+        seconds["time"] = time.perf_counter() - begin
+    result = PruneResult(outcome.model, model, outcome.passes, outcome.results, timing)
+    result.report = build_report(result, source, context, seconds)
+    return result
+
+
+def _bench_models(model: oir.Model, pruned: oir.Model, context: PassContext) -> Bench:
+    return bench(
+        model,
+        pruned,
+        dims=context.dims,
+        calibration=context.calibration,
+        threads=context.threads,
+        seed=context.seed,
+        progress=context.progress,
+    )
+
+
+def verify(
+    original: Source,
+    pruned: Source,
+    report: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    calibration: Calibration | None = None,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> Certificate:
+    """Proves a certificate again from the original, the pruned model and the report alone.
+
+    Raises CertificateError when the files are not those the report speaks of, DataError when the
+    report is unreadable.
+    """
+    from .verify import verify_report
+
+    model = load_model(original)
+    return verify_report(
+        model,
+        original,
+        pruned,
+        report,
+        lambda dims, seed: _context(model, dims, calibration, threads, seed, progress),
+    )
+
+
+def _prune_pass(**options: Any) -> Prune:
+    try:
+        return Prune(**options)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _context(
+    model: oir.Model,
+    dims: Mapping[str, int] | None,
+    calibration: Calibration | None,
+    threads: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PassContext:
+    """Options shared by all passes; sizes that ``dims`` leaves open come from the calibration."""
+    from ..ir.shapes import symbolic_dims
+
+    if threads < 0:
+        raise UsageError(f"the number of threads cannot be negative ({threads})")
+    sizes = dict(dims or {})
+    arrays: dict[str, npt.NDArray[np.generic]] | None = None
+    if calibration is not None:
+        from ..runtime.inputs import load_calibration
+
+        if isinstance(calibration, (str, os.PathLike)):
+            calibration = Path(calibration)
+        arrays = load_calibration(calibration, _interface(model), sizes)
+        for name, places in symbolic_dims(model).items():
+            for value, axis in places:
+                if axis > 0 and name not in sizes and value in arrays:
+                    shape = arrays[value].shape
+                    sizes[name] = shape[axis + arrays[value].ndim - _rank(model, value)]
+    options: dict[str, Any] = {} if progress is None else {"progress": progress}
+    return PassContext(seed=seed, threads=threads, dims=sizes, calibration=arrays, **options)
+
+
+def _rank(model: oir.Model, name: str) -> int:
+    value = next(v for v in model.graph.inputs if v.name == name)
+    return len(value.shape or ())
+
+
+def _interface(model: oir.Model) -> onnx.ModelProto:
+    """The model's inputs without nodes and weights."""
+    proto = onnx.ModelProto(ir_version=model.ir_version)
+    proto.graph.input.extend(
+        oir.serde.serialize_value(v) for v in model.graph.inputs if not v.is_initializer()
+    )
+    return proto

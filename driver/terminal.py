@@ -1,0 +1,230 @@
+"""What people read: summaries with rich on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .api import Progress, PruneResult
+
+MANY = 40
+"""Longer lists of groups are cut on the terminal; JSON has them all."""
+
+
+@contextmanager
+def working(quiet: bool) -> Iterator[Progress]:
+    """A progress line on stderr while a long phase runs; nothing when quiet or redirected."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda message, done: None
+        return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("load", total=None)
+
+        def progress(message: str, done: float | None) -> None:
+            bar.update(task, description=escape(message), total=None if done is None else 1.0)
+            if done is not None:
+                bar.update(task, completed=done)
+
+        yield progress
+
+
+def _out() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _table(*columns: str, **options: Any) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", **options)
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="left" if k == 0 else "right", overflow="fold")
+    return table
+
+
+def show_result(result: PruneResult, output: Path) -> None:
+    """The short summary after prune and run."""
+    report, out = result.report, _out()
+    totals = report["totals"]
+    table = _table("", "before", "after", "removed", "smaller")
+    for key, label, show in (
+        ("macs", "MACs", _count),
+        ("parameters", "parameters", _count),
+        ("file_bytes", "file", _bytes),
+        ("peak_activation_bytes", "peak activations", _bytes),
+    ):
+        if key in totals:
+            row = totals[key]
+            times = f"{row['times_smaller']:.2f}x" if row["times_smaller"] else "-"
+            share = f"{row['removed_share']:.1%}"
+            table.add_row(label, show(row["before"]), show(row["after"]), share, times)
+    if report["timing"] is not None:
+        timing = report["timing"]
+        table.add_row(
+            "latency (P50)",
+            *(f"{timing[k]['p50_ms']:.3g} ms" for k in ("original", "pruned")),
+            f"{1 - 1 / timing['speedup']['ratio']:.1%}",
+            f"{timing['speedup']['ratio']:.2f}x",
+        )
+    out.print(table)
+    if report["timing"] is not None:
+        speedup = report["timing"]["speedup"]
+        out.print(
+            f"speed-up {speedup['ratio']:.2f}x (quartiles {speedup['low']:.2f} to"
+            f" {speedup['high']:.2f}, {report['timing']['original']['runs']} interleaved runs)"
+        )
+    groups = [g for g in report["groups"] if g["removed"]]
+    if groups:
+        gone = sum(g["removed"] for g in groups)
+        out.print(f"removed {gone} units from {len(groups)} of {len(report['groups'])} groups")
+    if result.certificate is not None:
+        out.print(f"certificate: {escape(result.certificate.describe())}")
+    if report["timing"] is None and not result.passes:
+        out.print("no pass was run")
+    _warnings(report["warnings"], out)
+    out.print(f"wrote {escape(str(output))}")
+
+
+def _warnings(warnings: list[str], out: Console) -> None:
+    for warning in warnings[:5]:
+        out.print(f"[yellow]note:[/] {escape(warning)}")
+    if len(warnings) > 5:
+        out.print(f"[yellow]note:[/] … and {len(warnings) - 5} more (see --report or --json)")
+
+
+def show_analysis(data: Mapping[str, Any]) -> None:
+    """Groups, pins and totals of ``inspect``."""
+    out = _out()
+    table = _table("group", "units", "exact", "MACs/unit", "params/unit", "weights")
+    table.columns[-1].justify = "left"
+    for group in data["groups"][:MANY]:
+        weights = ", ".join(f"{w['tensor']}[{w['axis']}] {w['role']}" for w in group["weights"][:4])
+        more = len(group["weights"]) - 4
+        table.add_row(
+            escape(group["name"]),
+            str(group["units"]),
+            "yes" if group["exact"] else "no",
+            _count(group["macs_per_unit"]),
+            _count(group["parameters_per_unit"]),
+            escape(weights) + (f", … {more} more" if more > 0 else ""),
+        )
+    out.print(table)
+    if len(data["groups"]) > MANY:
+        out.print(f"… and {len(data['groups']) - MANY} more groups (see --json)")
+    out.print(
+        f"{len(data['groups'])} groups, {data['units']} units; {_count(data['macs'])} MACs, "
+        f"{_count(data['parameters'])} parameters, of which {_count(data['prunable_parameters'])} "
+        f"in prunable units; weights {_bytes(data['weight_bytes'])}, peak activations "
+        f"{_bytes(data['peak_activation_bytes'])}"
+    )
+    if data["dims"]:
+        sizes = ", ".join(f"{name}={size}" for name, size in data["dims"].items())
+        out.print(f"symbolic dimensions bound to {escape(sizes)}")
+    if data["pins"]:
+        out.print("\n[bold]pinned axes, by reason[/]")
+        for pin in data["pins"][:15]:
+            out.print(f"  {pin['axes']:>5}  {escape(pin['reason'])}")
+        if len(data["pins"]) > 15:
+            out.print(f"  … and {len(data['pins']) - 15} more reasons (see --json)")
+    _warnings(data["warnings"], out)
+
+
+def show_explanations(data: Mapping[str, Any]) -> None:
+    """One paragraph an axis."""
+    out = _out()
+    for axis in data["axes"]:
+        head = f"[bold]{escape(axis['tensor'])}[/] axis {axis['axis']} (size {axis['size']})"
+        if axis["free"] == axis["size"] and not axis["reason"]:
+            out.print(f"{head}: can be pruned")
+        elif axis["free"]:
+            out.print(f"{head}: {axis['free']} of {axis['size']} coordinates are free")
+        else:
+            out.print(f"{head}: must stay")
+        for group in axis["groups"][:5]:
+            kind = "exact" if group["exact"] else "inexact: needs --inexact"
+            out.print(f"    group {escape(group['name'])}, {group['units']} units, {kind}")
+        for step in axis["path"]:
+            out.print(
+                f"    -> {step['value']} axis {step['axis']}, coordinate {step['coordinate']}"
+                f"   by {step['node']}",
+                markup=False,
+            )
+        if axis["reason"]:
+            out.print(f"    because: {axis['reason']}", markup=False)
+
+
+def show_certificate(data: Mapping[str, Any]) -> None:
+    """The verdict of ``verify``."""
+    out = _out()
+    out.print(data["description"], markup=False)
+    if data["replay"] is not None:
+        verb = "reproduces" if data["replay"]["agrees"] else "does not reproduce"
+        out.print(f"zeroing the removed slices in the original {verb} the pruned outputs")
+    for note in data["notes"]:
+        out.print(f"[yellow]note:[/] {escape(note)}")
+
+
+def show_bench(data: Mapping[str, Any]) -> None:
+    """Two rows and the ratio."""
+    out = _out()
+    table = _table("", "P50 ms", "P25", "P75", "runs", "MACs")
+    for name in ("original", "pruned"):
+        row = data[name]
+        table.add_row(
+            name,
+            *(f"{row[k]:.4g}" for k in ("p50_ms", "p25_ms", "p75_ms")),
+            str(row["runs"]),
+            _count(row["macs"]) if row["macs"] else "?",
+        )
+    out.print(table)
+    speedup, ratio = data["speedup"], data["macs_ratio"]
+    beside = ""
+    if ratio:
+        beside = f"; MACs ratio {ratio:.2f}x, so {speedup['ratio'] / ratio:.2f} of it is realised"
+    out.print(
+        f"speed-up {speedup['ratio']:.2f}x (quartiles {speedup['low']:.2f} to "
+        f"{speedup['high']:.2f}){beside}"
+    )
+
+
+def show_passes(data: Mapping[str, Any]) -> None:
+    """Passes with options; criteria and rules in a line each."""
+    out = _out()
+    for info in data["passes"]:
+        out.print(
+            f"[bold]{info['name']}[/] ({info['contract']}, by {escape(info['provider'])}): "
+            f"{escape(info['summary'])}"
+        )
+        for option in info["options"]:
+            default = "required" if option["required"] else f"default {option['default']}"
+            out.print(f"    {option['name']}: {option['type']}, {default}", markup=False)
+    criteria = ", ".join(f"{c['name']} (by {c['provider']})" for c in data["criteria"])
+    out.print(f"[bold]criteria[/]: {escape(criteria)}")
+    out.print("[bold]coupling rules[/]:")
+    for row in data["rules"]:
+        out.print(
+            f"    {row['family']} (by {row['provider']}): {', '.join(row['operators'])}",
+            markup=False,
+        )
+
+
+def _count(value: float) -> str:
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def _bytes(value: float) -> str:
+    for limit, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.0f} B"
