@@ -18,7 +18,7 @@ from .api import Calibration, Progress, analyze, bench
 
 def describe_analysis(analysis: Analysis) -> dict[str, Any]:
     """Groups with what they own and cost, pins by reason, totals and warnings."""
-    from ..ir.explain import pin_reason
+    from ..ir.explain import site_name
     from ..ir.roles import roles_of_axes
     from ..runtime.cost import CostModel
 
@@ -48,11 +48,13 @@ def describe_analysis(analysis: Analysis) -> dict[str, Any]:
                 ],
             }
         )
-    reasons = Counter(
-        pin_reason(analysis, pin)
-        for pin in analysis.coupling.pins
-        if analysis.coupling.sizes[pin.axis] > 1
-    )
+    pins: dict[str, tuple[Counter[str], int]] = {}
+    for pin in analysis.coupling.pins:
+        if analysis.coupling.sizes[pin.axis] > 1:
+            nodes, axes = pins.get(pin.reason, (Counter(), 0))
+            if pin.site >= 0:
+                nodes[site_name(analysis, pin.site)] += 1
+            pins[pin.reason] = (nodes, axes + 1)
     in_groups = _prunable_parameters(analysis)
     return {
         "groups": groups,
@@ -63,7 +65,10 @@ def describe_analysis(analysis: Analysis) -> dict[str, Any]:
         "peak_activation_bytes": costs.peak_activation_bytes,
         "prunable_parameters": in_groups,
         "dims": dict(analysis.facts[0].binding),
-        "pins": [{"reason": reason, "axes": count} for reason, count in reasons.most_common()],
+        "pins": [
+            {"reason": reason, "axes": axes, "nodes": list(nodes)}
+            for reason, (nodes, axes) in sorted(pins.items(), key=lambda item: -item[1][1])
+        ],
         "warnings": list(analysis.warnings),
     }
 

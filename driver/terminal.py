@@ -103,20 +103,18 @@ def _warnings(warnings: list[str], out: Console) -> None:
 def show_analysis(data: Mapping[str, Any]) -> None:
     """Groups, pins and totals of ``inspect``."""
     out = _out()
-    table = _table("group", "units", "exact", "MACs/unit", "params/unit", "weights")
-    table.columns[-1].justify = "left"
     for group in data["groups"][:MANY]:
-        weights = ", ".join(f"{w['tensor']}[{w['axis']}] {w['role']}" for w in group["weights"][:4])
-        more = len(group["weights"]) - 4
-        table.add_row(
-            escape(group["name"]),
-            str(group["units"]),
-            "yes" if group["exact"] else "no",
-            _count(group["macs_per_unit"]),
-            _count(group["parameters_per_unit"]),
-            escape(weights) + (f", … {more} more" if more > 0 else ""),
+        exact = "exact" if group["exact"] else "inexact"
+        out.print(
+            f"[bold]{escape(group['name'])}[/]: {group['units']} units, {exact}, "
+            f"{_count(group['macs_per_unit'])} MACs and {_count(group['parameters_per_unit'])} "
+            "parameters each"
         )
-    out.print(table)
+        for role in ("producer", "consumer", "coupled"):
+            names = [f"{w['tensor']}[{w['axis']}]" for w in group["weights"] if w["role"] == role]
+            if names:
+                more = f", … {len(names) - 6} more" if len(names) > 6 else ""
+                out.print(f"    {role:<8}  {', '.join(names[:6])}{more}", markup=False)
     if len(data["groups"]) > MANY:
         out.print(f"… and {len(data['groups']) - MANY} more groups (see --json)")
     out.print(
@@ -131,7 +129,9 @@ def show_analysis(data: Mapping[str, Any]) -> None:
     if data["pins"]:
         out.print("\n[bold]pinned axes, by reason[/]")
         for pin in data["pins"][:15]:
-            out.print(f"  {pin['axes']:>5}  {escape(pin['reason'])}")
+            where = f" ({pin['nodes'][0]}" if pin["nodes"] else ""
+            where += f" and {len(pin['nodes']) - 1} more)" if len(pin["nodes"]) > 1 else ")" * bool(where)
+            out.print(f"  {pin['axes']:>5}  {pin['reason']}{where}", markup=False)
         if len(data["pins"]) > 15:
             out.print(f"  … and {len(data['pins']) - 15} more reasons (see --json)")
     _warnings(data["warnings"], out)

@@ -165,7 +165,7 @@ def _walk_back(
     while (previous := came[here]) is not None:
         value, index = analysis.owners[here[0]]
         if value:
-            steps.append(Step(value, index, here[1], _site_name(analysis, previous[1])))
+            steps.append(Step(value, index, here[1], site_name(analysis, previous[1])))
         here = previous[0]
     return tuple(reversed(steps))
 
@@ -174,10 +174,11 @@ def pin_reason(analysis: Analysis, pin: Pin) -> str:
     """Why a pin holds, with the node that says so."""
     if pin.site < 0:
         return pin.reason
-    return f"{pin.reason} ({_site_name(analysis, pin.site)})"
+    return f"{pin.reason} ({site_name(analysis, pin.site)})"
 
 
-def _site_name(analysis: Analysis, site: int) -> str:
+def site_name(analysis: Analysis, site: int) -> str:
+    """The operator and name of a node by its site number."""
     if site <= GRAPH_INPUT:
         return "the model's interface"
     node = analysis.sites[site].node

@@ -22,8 +22,12 @@ def quantize(site: Site) -> None:
 def _follow(site: Site, x: Operand, operand: Operand, axis: int) -> None:
     if operand.rank == 0:
         return
-    if operand.rank == 1 and not site.int("block_size", 0):
-        if operand.shape[0] == x.shape[axis]:
+    if operand.rank == 1:
+        if site.int("block_size", 0):
+            # One block left would be one value for the whole tensor: then no block size may stand.
+            for axis in (*operand.axes, *x.axes):
+                site.pin(axis, "a vector in blocks")
+        elif operand.shape[0] == x.shape[axis]:
             site.link(operand.axis(0), x.axis(axis))
         else:
             site.pin(operand.axis(0), "one value for the whole tensor")
