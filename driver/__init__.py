@@ -1,0 +1,1 @@
+"""What people use: the Python interface, the command line and the report."""

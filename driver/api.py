@@ -84,10 +84,9 @@ class PruneResult:
 
         Raises UsageError when a file cannot be written.
         """
-        from .report import describe_file, write_report
+        from .report import describe_files, write_report
 
-        save_model(self.model, path)
-        self.report["pruned"] = describe_file(path)
+        self.report["pruned"] = describe_files(save_model(self.model, path))
         if report is not None:
             write_report(self.report, report)
 

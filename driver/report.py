@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as oir
 
 from ..ir.errors import DataError
-from ..ir.io import atomic_write, digest, model_bytes
+from ..ir.io import atomic_write, files_digest, memory_digest, model_files
 
 if TYPE_CHECKING:
     from ..passes.base import PassContext
@@ -35,8 +35,10 @@ def build_report(
     from ..passes.pipeline import format_pipeline
 
     pruning = result.pruning
-    in_file = isinstance(source, (str, os.PathLike))
-    original = describe_file(source) if in_file else describe_model(result.original)  # type: ignore[arg-type]
+    if isinstance(source, (str, os.PathLike)):
+        original = describe_files(model_files(source, result.original))
+    else:
+        original = describe_model(result.original)
     pruned = describe_model(result.model)
     clock = dict(seconds)
     for prune_result in result.results:
@@ -164,26 +166,16 @@ def timing_json(timing: Timing) -> dict[str, Any]:
     }
 
 
-def describe_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Name, SHA-256 and size of a model file, its external data included."""
-    from ..ir.io import load_model
-
-    size = Path(path).stat().st_size
-    data = {
-        t.path
-        for v in load_model(path).graph.initializers.values()
-        if isinstance(t := v.const_value, oir.ExternalTensor)
-    }
-    size += sum(Path(p).stat().st_size for p in data)
-    return {"file": Path(path).name, "sha256": digest(path), "bytes": size}
+def describe_files(files: Sequence[Path]) -> dict[str, Any]:
+    """Name, SHA-256 and size of a model file followed by its external data files."""
+    sha256, size = files_digest(files)
+    return {"file": files[0].name, "sha256": sha256, "bytes": size}
 
 
 def describe_model(model: oir.Model) -> dict[str, Any]:
     """SHA-256 and size of a model in memory."""
-    import hashlib
-
-    data = model_bytes(model)
-    return {"file": None, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    sha256, size = memory_digest(model)
+    return {"file": None, "sha256": sha256, "bytes": size}
 
 
 def _options(p: object) -> dict[str, Any]:

@@ -76,7 +76,8 @@ _ATTRIBUTE_FIELDS = {
     "GRAPHS": "graphs",
     "TYPE_PROTOS": "type_protos",
 }
-_EQUATION = re.compile(rb"[A-Za-z,\s]*(->[A-Za-z\s]*)?")  # others hang ONNX's shape inference
+_TERM = rb"[A-Za-z ]*(\.\.\.[A-Za-z ]*)?"
+_EQUATION = re.compile(_TERM + rb"(," + _TERM + rb")*(->" + _TERM + rb")?")
 
 Replace = Callable[[oir.TensorProtocol, "oir.Value | None"], oir.TensorProtocol]
 
@@ -367,8 +368,8 @@ def _check_nodes(nodes: Iterable[onnx.NodeProto], ir_version: int) -> None:
                 raise ModelError("device configurations need IR version 11")
             for attribute in node.attribute:
                 _check_attribute(attribute, ir_version)
-                equation = attribute.s.replace(b"...", b"") if node.op_type == "Einsum" else b""
-                if not _EQUATION.fullmatch(equation):
+                # ONNX's shape inference does not return from some other equations
+                if node.op_type == "Einsum" and not _EQUATION.fullmatch(attribute.s):
                     raise ModelError(f"{attribute.name!r} is no Einsum equation")
         except ModelError as error:
             text = str(error)
@@ -649,22 +650,48 @@ def digest(source: str | os.PathLike[str] | onnx.ModelProto | oir.Model) -> str:
         ModelError: as load_model.
     """
     model = load_model(source)
-    result = hashlib.sha256()
     if isinstance(source, oir.Model | onnx.ModelProto):
-        with _model_errors("model"):
-            for chunk in _chunks(model)[1]:
-                result.update(chunk)
-        return result.hexdigest()
+        return memory_digest(model)[0]
+    return files_digest(model_files(source, model))[0]
+
+
+def memory_digest(model: oir.Model) -> tuple[str, int]:
+    """SHA-256 and size in bytes of a model in memory with all data inline; holds no copy of it.
+
+    Raises:
+        ModelError: the model cannot be serialized.
+    """
+    result = hashlib.sha256()
+    with _model_errors("model"):
+        size, chunks = _chunks(model)
+        for chunk in chunks:
+            result.update(chunk)
+    return result.hexdigest(), size
+
+
+def model_files(path: str | os.PathLike[str], model: oir.Model) -> list[Path]:
+    """The file that ``model`` was loaded from, then its external data files by location."""
     locations = {
-        os.fspath(tensor.location): tensor.path
+        os.fspath(tensor.location): Path(tensor.path)
         for tensor in _all_tensors(model)
         if isinstance(tensor, oir.ExternalTensor)
     }
-    for path in (os.fspath(source), *(locations[key] for key in sorted(locations))):
-        with _model_errors(path), Path(path).open("rb") as file:
+    return [Path(path), *(locations[key] for key in sorted(locations))]
+
+
+def files_digest(files: Sequence[Path]) -> tuple[str, int]:
+    """SHA-256 of the files' bytes one after another, and their number.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    result, size = hashlib.sha256(), 0
+    for path in files:
+        with _model_errors(str(path)), path.open("rb") as file:
             while block := file.read(1 << 20):
                 result.update(block)
-    return result.hexdigest()
+                size += len(block)
+    return result.hexdigest(), size
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:

@@ -15,27 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as oir
 
-from .analysis import Analysis, node_label
+from .analysis import Analysis
 from .constants import constant_tensor, set_constant
 from .coupling import Flags, Indices
-from .errors import SecateurError
+from .patch import Patcher
+from .restated import Restated, Sizes
 from .roles import roles_of_axes
-from .rules.base import Operand, Site, attribute_int, attribute_ints
+from .rules.base import Operand, Site
 from .rules.registry import find_rule
 from .shapes import Array, evaluate
-
-Sizes = npt.NDArray[np.int64]
-
-
-class RewriteError(SecateurError):
-    """A size that cannot be restated; the message names the node. Exit code 1."""
-
 
 @dataclass(frozen=True)
 class Slice:
@@ -67,92 +59,12 @@ def rewrite(analysis: Analysis, removed: Flags) -> Rewritten:
     return _Rewriter(analysis, removed).run()
 
 
-class Restated:
-    """A touched node as its rule's ``restate`` half sees it: old and new sizes, and what to edit.
-
-    Arrays of sizes have one row per binding of the symbolic dimensions.
-    """
-
-    def __init__(self, rewriter: _Rewriter, site: Site, node: oir.Node) -> None:
-        self._rewriter = rewriter
-        self._site = site
-        self._node = node
-        self.wanted: dict[int, Array] = {}
-        self.op_type = node.op_type
-        self.opset = site.opset
-        self.outputs = len(site.outputs)
-        self.carrier = rewriter.analysis.coupling.carriers.get(site.number, "")
-
-    def _operand(self, side: Sequence[Operand | None], index: int) -> Operand:
-        operand = side[index]
-        assert operand is not None
-        return operand
-
-    def has_input(self, index: int) -> bool:
-        return self._site.input(index) is not None
-
-    def input_rank(self, index: int) -> int:
-        return self._operand(self._site.inputs, index).rank
-
-    def output_rank(self, index: int) -> int:
-        return self._operand(self._site.outputs, index).rank
-
-    def old_size(self, index: int, axis: int) -> int:
-        """The original size of an input's axis."""
-        return self._operand(self._site.inputs, index).shape[axis]
-
-    def new_size(self, index: int, axis: int) -> int:
-        """The size of an input's axis after pruning."""
-        return int(self.keep(index, axis).sum())
-
-    def new_output_size(self, index: int, axis: int) -> int:
-        return int(self.output_keep(index, axis).sum())
-
-    def new_shape(self, output: int) -> Sizes:
-        """int64[bindings, rank]: the output's shape after pruning, for every binding."""
-        return self._rewriter.new_shape(self._operand(self._site.outputs, output))
-
-    def keep(self, index: int, axis: int) -> Flags:
-        """bool[size]: which coordinates of an input's axis stay."""
-        return self._rewriter.keep(self._operand(self._site.inputs, index).axis(axis))
-
-    def output_keep(self, index: int, axis: int) -> Flags:
-        return self._rewriter.keep(self._operand(self._site.outputs, index).axis(axis))
-
-    def values(self, index: int) -> Array | None:
-        """[bindings, …]: the original value of an input; None when it is not known, or when its
-        length moves with the binding."""
-        operand = self._site.input(index)
-        found = None if operand is None else self._rewriter.before(operand.name)
-        if found is None or len({v.shape for v in found}) > 1:
-            return None
-        return np.stack(found)
-
-    def int(self, name: str, default: int) -> int:
-        return attribute_int(self._node, name, default)
-
-    def ints(self, name: str) -> tuple[int, ...] | None:
-        return attribute_ints(self._node, name)
-
-    def set_int(self, name: str, value: int) -> None:
-        self._node.attributes[name] = oir.AttrInt64(name, int(value))
-
-    def set_ints(self, name: str, values: Sequence[int]) -> None:
-        self._node.attributes[name] = oir.AttrInt64s(name, [int(v) for v in values])
-
-    def remove_attribute(self, name: str) -> None:
-        self._node.attributes.pop(name, None)
-
-    def want(self, index: int, value: Array) -> None:
-        """States what an input must be now: [bindings, …], one row per binding."""
-        self.wanted[index] = value[: len(self._rewriter.analysis.facts)]
-
-
 class _Rewriter:
     def __init__(self, analysis: Analysis, removed: Flags) -> None:
         self.analysis = analysis
         self.removed = removed
         self.model = analysis.model.clone()
+        self.model.meta.update(analysis.model.meta)
         self.graph = self.model.graph
         self.values: dict[str, oir.Value] = {}
         for value in (*self.graph.inputs, *self.graph.initializers.values()):
@@ -161,10 +73,10 @@ class _Rewriter:
             for output in node.outputs:
                 if output.name:
                     self.values[output.name] = output
+        self.patcher = Patcher(self.graph, self.values)
         self._keeps: dict[int, Flags] = {}
         self._changed: dict[str, list[Array]] = {}
         self._types = [dict(f.types) for f in analysis.facts]
-        self._abandoned: list[oir.Value] = []
 
     def run(self) -> Rewritten:
         slices = self._slice_constants()
@@ -178,7 +90,7 @@ class _Rewriter:
             patched = self._correct_inputs(site, node, wanted)
             self._follow(protos[name], patched)
         self._correct_outputs()
-        self._drop_abandoned()
+        self.patcher.drop_abandoned()
         return Rewritten(self.model, slices)
 
     # -- masks and sizes ----------------------------------------------------------------------
@@ -238,7 +150,7 @@ class _Rewriter:
             same = next((v for m, v in tensors if _equal(m, mask)), None)
             if same is None:
                 if tensors:
-                    same = self._new_constant(f"{name}_{len(tensors)}", _sliced(tensor, mask))
+                    same = self.patcher.new_constant(f"{name}_{len(tensors)}", _sliced(tensor, mask))
                 else:
                     same = value
                 tensors.append((mask, same))
@@ -278,21 +190,6 @@ class _Rewriter:
         node = self.values[str(site.node.outputs[0].name)].producer()
         assert node is not None
         return node
-
-    def _new_constant(self, name: str, tensor: oir.TensorProtocol) -> oir.Value:
-        unique, count = name, 0
-        while unique in self.values:
-            count += 1
-            unique = f"{name}_{count}"
-        value = oir.Value(
-            name=unique,
-            type=oir.TensorType(tensor.dtype),
-            shape=oir.Shape(tensor.shape),
-            const_value=tensor,
-        )
-        self.graph.register_initializer(value)
-        self.values[unique] = value
-        return value
 
     # -- nodes --------------------------------------------------------------------------------
 
@@ -345,7 +242,7 @@ class _Rewriter:
                 need = [_cut(v, [self.keep(a) for a in operand.axes]) for v in before]
             if after is not None and all(map(np.array_equal, after, need)):
                 continue
-            self._patch(node, index, need, after)
+            self.patcher.patch(node, index, need, after)
             patched[index] = need
         return patched
 
@@ -378,130 +275,6 @@ class _Rewriter:
                 new = [r[name] for r in results]
                 if not all(map(np.array_equal, old, new)):
                     self._changed[name] = new
-
-    # -- patching inputs ----------------------------------------------------------------------
-
-    def _patch(
-        self, node: oir.Node, index: int, need: list[Array], given: list[Array] | None
-    ) -> None:
-        """Makes input ``index`` of ``node`` equal to ``need`` under every binding."""
-        if index >= len(node.inputs):
-            node.resize_inputs(index + 1)
-        old = node.inputs[index]
-        dtype = need[0].dtype if given is None else given[0].dtype
-        need = [np.asarray(v).astype(dtype) for v in need]
-        if all(np.array_equal(need[0], v) for v in need[1:]):
-            tensor = oir.Tensor(need[0])
-            if old is not None and constant_tensor(old) is not None and len(old.uses()) == 1:
-                set_constant(old, tensor)
-                return
-            label = f"{old.name if old is not None else node_label(node)}_pruned"
-            node.replace_input_with(index, self._new_constant(label, tensor))
-        else:
-            assert old is not None
-            node.replace_input_with(index, self._patch_entries(node, old, need, given))
-        if old is not None:
-            self._abandoned.append(old)
-
-    def _patch_entries(
-        self, node: oir.Node, old: oir.Value, need: list[Array], given: list[Array] | None
-    ) -> oir.Value:
-        """Keeps computed entries that are right, replaces the others by a constant or scales them."""
-        wanted = np.stack(need)
-        static = (wanted == wanted[0]).all(axis=0)
-        if given is None:
-            right, scale = ~static, [Fraction(1)] * wanted[0].size
-        else:
-            computed = np.stack(given)
-            if computed.shape != wanted.shape:
-                raise RewriteError(
-                    f"node '{node_label(node)}': the computed '{old.name}' changes its length"
-                )
-            right = (computed == wanted).all(axis=0)
-            scale = [
-                Fraction(1) if fine else _ratio(given_, wanted_, fixed)
-                for fine, fixed, given_, wanted_ in zip(
-                    np.ravel(right | static),
-                    np.ravel(static),
-                    computed.reshape(len(computed), -1).T,
-                    wanted.reshape(len(wanted), -1).T,
-                    strict=True,
-                )
-            ]
-        if any(s == 0 for s in scale):
-            wrong = [k for k, s in enumerate(scale) if s == 0]
-            if node.op_type == "Reshape" and len(wrong) == 1 and not (wanted[0] == -1).any():
-                wanted[:, wrong[0]] = -1
-                right[wrong[0]], static[wrong[0]], scale[wrong[0]] = False, True, Fraction(1)
-            else:
-                raise RewriteError(
-                    f"node '{node_label(node)}': the dynamic size '{old.name}' cannot be restated;"
-                    " keep its channels with --protect"
-                )
-        value = old
-        shape = wanted[0].shape
-        for op, part in (
-            ("Mul", [s.numerator for s in scale]),
-            ("Div", [s.denominator for s in scale]),
-        ):
-            if any(p != 1 for p in part):
-                value = self._insert(node, op, value, np.array(part, wanted.dtype).reshape(shape))
-        fixed = static & ~right
-        if fixed.any():
-            # computed * keep + constant: works at every opset, unlike Where on integers
-            value = self._insert(node, "Mul", value, (~fixed).astype(wanted.dtype))
-            value = self._insert(node, "Add", value, np.where(fixed, wanted[0], 0))
-        return value
-
-    def _insert(self, node: oir.Node, op: str, value: oir.Value, constant: Array) -> oir.Value:
-        base = f"{value.name}_{op.lower()}"
-        operand = self._new_constant(f"{base}_by", oir.Tensor(constant.astype(constant.dtype)))
-        name, count = base, 0
-        while name in self.values:
-            count += 1
-            name = f"{base}_{count}"
-        inserted = oir.node(op, [value, operand], name=name)
-        output = inserted.outputs[0]
-        output.name, output.type, output.shape = name, value.type, value.shape
-        self.values[name] = output
-        self.graph.insert_before(node, inserted)
-        return output
-
-    def _correct_outputs(self) -> None:
-        """An output of the model that is computed from sizes stays what it was."""
-        for index, value in enumerate(self.graph.outputs):
-            name, producer = str(value.name), value.producer()
-            given, before = self._changed.get(name), self.before(name)
-            if given is None or before is None or producer is None:
-                continue
-            operand = self.analysis.operands[name]
-            need = [_cut(v, [self.keep(a) for a in operand.axes]) for v in before]
-            if all(map(np.array_equal, given, need)):
-                continue
-            node = oir.node("Identity", [value])
-            output = node.outputs[0]
-            output.name, output.type, output.shape = name, value.type, value.shape
-            value.name = f"{name}_computed"
-            self.graph.insert_after(producer, node)
-            self.graph.outputs[index] = output
-            self._patch(node, 0, need, given)
-
-    def _drop_abandoned(self) -> None:
-        """Removes shape arithmetic that nothing reads any more because of our patches."""
-        while self._abandoned:
-            value = self._abandoned.pop()
-            if value.uses() or value.is_graph_output() or value.is_graph_input():
-                continue
-            node = value.producer()
-            if node is None:
-                if value.is_initializer() and value.name in self.graph.initializers:
-                    del self.graph.initializers[value.name]
-            elif node.graph is self.graph and not any(
-                o.uses() or o.is_graph_output() for o in node.outputs
-            ):
-                sources = [v for v in node.inputs if v is not None]
-                self.graph.remove(node, safe=True)
-                self._abandoned += sources
 
 
 def _equal(a: Sequence[Flags], b: Sequence[Flags]) -> bool:
@@ -539,14 +312,6 @@ def _sliced(tensor: oir.TensorProtocol, masks: Sequence[Flags]) -> oir.TensorPro
 
     if isinstance(tensor, oir.ExternalTensor):
         lazy = oir.LazyTensor(cut, tensor.dtype, shape, name=tensor.name)
-        lazy.meta["external"] = True
+        lazy.meta["external_data"] = True
         return lazy
     return cut()
-
-
-def _ratio(given: Array, wanted: Array, static: bool) -> Fraction:
-    """The one factor that takes ``given`` to ``wanted`` under every binding; 0 if there is none."""
-    if static:
-        return Fraction(1)
-    ratios = {Fraction(int(w), int(g)) if g else Fraction(0) for g, w in zip(given, wanted, strict=True)}
-    return ratios.pop() if len(ratios) == 1 else Fraction(0)

@@ -1,0 +1,1 @@
+"""The pass framework (contracts, pipelines, instrumentation) and the passes, one file each."""

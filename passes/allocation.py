@@ -17,9 +17,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..ir.analysis import Analysis, Group
+from ..ir.analysis import Analysis
 from ..ir.coupling import Flags
 from ..ir.errors import TargetError
+from ..ir.units import Group
 from ..runtime.cost import CostModel, Products
 
 Counts = npt.NDArray[np.int64]
@@ -71,7 +72,17 @@ def allocate(
         return allocation.flags(counts)
     costs = CostModel(analysis)
     products = costs.macs if target.kind == "macs" else costs.parameters
-    return allocation.flags(_meet(allocation, path, products, target))
+    whole = products.total(np.zeros_like(allocation.size))
+    limit = whole * target.value
+    while True:
+        removed = allocation.flags(_meet(allocation, path, products, target, limit, whole))
+        exact = costs.costs(removed)
+        excess = (exact.macs if target.kind == "macs" else exact.parameters) - whole * target.value
+        if excess <= 0:
+            return removed
+        # The products count a vector shared by several layers once; cut differently it is stored
+        # several times, so aim lower by what that costs.
+        limit -= excess
 
 
 class _Allocation:
@@ -135,13 +146,16 @@ def _step(analysis: Analysis, group: Group, round_to: int) -> int:
 
 
 def _meet(
-    allocation: _Allocation, path: Callable[[float], Counts], products: Products, target: Target
+    allocation: _Allocation,
+    path: Callable[[float], Counts],
+    products: Products,
+    target: Target,
+    limit: float,
+    whole: float,
 ) -> Counts:
-    """The smallest cut along ``path`` that meets the target, then units given back."""
-    limit = products.total(np.zeros_like(allocation.size)) * target.value
+    """The smallest cut along ``path`` whose cost is at most ``limit``, then units given back."""
     least = products.total(allocation.room)
     if least > limit * (1 + 1e-12):
-        whole = products.total(np.zeros_like(allocation.size))
         what = "MACs" if target.kind == "macs" else "parameters"
         raise TargetError(
             f"{what} cannot go down to {target.value:g} of the original: "

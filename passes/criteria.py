@@ -46,12 +46,15 @@ def _sums(analysis: Analysis, power: Callable[[Scores], Scores]) -> Scores:
     values = {str(v.name): v for v in analysis.model.graph.initializers.values()}
     values |= {str(o.name): o for n in analysis.model.graph for o in n.outputs}
     for weight in analysis.weights:
-        for axis, role, units in _owned_axes(analysis, weight, roles):
-            tensor = constant_tensor(values[weight.name])
-            assert tensor is not None
-            array = np.asarray(tensor.numpy())
-            others = tuple(k for k in range(array.ndim) if k != axis)
-            sums = power(_float(array)).sum(axis=others, dtype=np.float64)
+        owning = _owned_axes(analysis, weight, roles)
+        if not owning:
+            continue
+        tensor = constant_tensor(values[weight.name])
+        assert tensor is not None
+        powers = power(_float(np.asarray(tensor.numpy())))  # large: read and raised once
+        for axis, role, units in owning:
+            others = tuple(k for k in range(powers.ndim) if k != axis)
+            sums = powers.sum(axis=others, dtype=np.float64)
             inside = units >= 0
             contraction = role != "coupled"
             np.add.at(total if contraction else other, units[inside], sums[inside])

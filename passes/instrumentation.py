@@ -178,8 +178,14 @@ class VerifyEach(Instrumentation):
 
 
 def _interface(model: oir.Model) -> list[tuple[str, str, str]]:
+    """Inputs and outputs; of a weight that is listed as an input (as before IR version 4), only
+    the name is part of the interface."""
     return [
-        (f"{kind} '{value.name}'", str(value.type), str(value.shape))
+        (
+            f"{kind} '{value.name}'",
+            str(value.type),
+            "a weight" if value.is_initializer() else str(value.shape),
+        )
         for kind, values in (("input", model.graph.inputs), ("output", model.graph.outputs))
         for value in values
     ]

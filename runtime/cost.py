@@ -7,6 +7,7 @@ of an allocation (how many units each group loses) takes microseconds to evaluat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as oir
 
-from ..ir.analysis import Analysis, node_label
+from ..ir.analysis import Analysis, Weight, node_label
 from ..ir.coupling import Flags
 from ..ir.rules.base import Operand, Site
 
@@ -112,11 +113,24 @@ class CostModel:
                 label = node_label(site.node)
                 op = site.node.op_type
                 layers.append(LayerCost(label, op, int(macs[site.number]), read, held))
-        parameters = sum(int(sizes[list(w.axes[0])].prod()) for w in analysis.weights)
+        parameters = sum(self._elements(w, removed) for w in analysis.weights)
         return Costs(
             int(macs.sum()), parameters, self._weight_bytes(sizes), self._peak(bytes_of),
             tuple(layers),
         )  # fmt: skip
+
+    def _elements(self, weight: Weight, removed: Flags | None) -> int:
+        """Elements of a weight; a vector whose uses keep different parts is stored once for each."""
+        if removed is None:
+            return math.prod(weight.shape)
+        analysis = self.analysis
+        kept = {
+            tuple(analysis.keep(axis, removed).tobytes() for axis in axes): axes
+            for axes in weight.axes
+        }
+        return sum(
+            math.prod(analysis.new_size(axis, removed) for axis in axes) for axes in kept.values()
+        )
 
     def _sizes(self, removed: Flags | None) -> Counts:
         analysis = self.analysis

@@ -37,6 +37,9 @@ Run = Callable[[Feeds], list[Array]]
 COORDINATES = 40
 """At most this many coordinates per model are perturbed, and half as many pinned ones."""
 
+STRINGS = ["", "a", "www.google.com", "account@gmail.com"]
+"""Perturbed strings; the addresses match the expressions of the backend's cases."""
+
 SIZE_INPUTS: dict[str, tuple[int, ...]] = {
     "ConstantOfShape": (0,),
     "CumProd": (1,),
@@ -113,7 +116,7 @@ def reference(model: onnx.ModelProto) -> Run:
     """The model in numpy."""
     from onnx.reference import ReferenceEvaluator
 
-    evaluator = ReferenceEvaluator(model, new_ops=[_lrn()])
+    evaluator = ReferenceEvaluator(model, new_ops=_numpy_operators())
 
     def run(feeds: Feeds) -> list[Array]:
         with np.errstate(all="ignore"):
@@ -122,30 +125,29 @@ def reference(model: onnx.ModelProto) -> Run:
     return run
 
 
-def _lrn() -> type[Any]:
-    """LRN with the standard's formula: the one of onnx.reference skips channels."""
+def _numpy_operators() -> list[type[Any]]:
+    """LRN and MeanVarianceNormalization by the standard's formulas: in onnx.reference one skips
+    channels and the other cancels digits."""
     from onnx.reference.op_run import OpRun
 
     class LRN(OpRun):  # type: ignore[misc]
-        def _run(
-            self,
-            x: Array,
-            alpha: float | None = None,
-            beta: float | None = None,
-            bias: float | None = None,
-            size: int | None = None,
-        ) -> tuple[Array]:
-            assert alpha is not None and bias is not None and size is not None
-            sums = np.stack(
-                [
-                    np.square(x[:, max(c - (size - 1) // 2, 0) : c + size // 2 + 1]).sum(axis=1)
-                    for c in range(x.shape[1])
-                ],
-                axis=1,
-            )
-            return ((x / (bias + alpha / size * sums) ** beta).astype(x.dtype),)
+        def _run(self, x: Array, alpha: float, beta: float, bias: float, size: int) -> Any:
+            sums = [
+                np.square(x[:, max(c - (size - 1) // 2, 0) : c + size // 2 + 1]).sum(axis=1)
+                for c in range(x.shape[1])
+            ]
+            scale = bias + alpha / size * np.stack(sums, axis=1)
+            return ((x / scale**beta).astype(x.dtype),)
 
-    return LRN
+    class MeanVarianceNormalization(OpRun):  # type: ignore[misc]
+        def _run(self, x: Array, axes: Sequence[int] | None = None) -> Any:
+            over = tuple(axes or (0, 2, 3))
+            wide = x.astype(np.float64)
+            centred = wide - wide.mean(axis=over, keepdims=True)
+            deviation = np.sqrt(np.square(centred).mean(axis=over, keepdims=True))
+            return ((centred / (deviation + 1e-9)).astype(x.dtype),)
+
+    return [LRN, MeanVarianceNormalization]
 
 
 def freeze(model: onnx.ModelProto, values: Feeds) -> onnx.ModelProto:
@@ -164,8 +166,8 @@ def freeze(model: onnx.ModelProto, values: Feeds) -> onnx.ModelProto:
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    if dtype.kind == "f":
-        return True
+    if dtype.kind in "fbiuOUS":
+        return dtype.kind == "f"
     try:
         ml_dtypes.finfo(dtype)
     except ValueError:
@@ -179,14 +181,16 @@ def draw(rng: np.random.Generator, like: Array, scale: float, bounds: tuple[int,
     With scale 1 they are small whole numbers, so that some are equal."""
     dtype = like.dtype
     if dtype == np.bool_:
-        return rng.random(like.shape) < 0.5
+        return np.asarray(rng.random(like.shape) < 0.5)
+    if dtype.kind in "OUS":
+        return np.asarray(rng.choice(STRINGS, like.shape)).astype(object)
     if is_float(dtype):
-        values = scale * rng.standard_normal(like.shape)
+        values = np.asarray(scale * rng.standard_normal(like.shape))
         return (np.round(values) if scale == 1 else values).astype(dtype)
     low, high = bounds if scale != 1 else (max(bounds[0], -2), min(bounds[1], 2))
     info = ml_dtypes.iinfo(dtype)
     low, high = max(low, int(info.min)), min(high, int(info.max))
-    return rng.integers(low, high, like.shape, endpoint=True).astype(dtype)
+    return np.asarray(rng.integers(low, high, like.shape, endpoint=True)).astype(dtype)
 
 
 def _runs(run: Run, feeds: Feeds) -> bool:
@@ -215,9 +219,14 @@ class Prober:
         self.outputs = [v.name for v in model.graph.output]
         statements = self.analysis.statements
         root = self.analysis.coupling.root
-        self.sinks = {root(s.axis) for s in statements.sinks}
+        ends = [self.analysis.units_of(s.axis) for s in statements.sinks]
+        self.sinks = {int(unit) for units in ends if units is not None for unit in units}
         self.inexact = {root(s.axis) for s in statements.inexact}
+        # Interpolation multiplies by weights of zero, and so spreads a NaN that it ignores.
+        self.weighs = any(n.op_type in ("Resize", "Upsample") for n in model.graph.node)
+        self.runs = self.failures = 0
         self.constant = set(self.outputs)
+        self.tight = True
         self.bounds = {name: self._bounds(name) for name in self.inputs}
 
     def _bounds(self, name: str) -> tuple[int, int]:
@@ -278,6 +287,7 @@ class Prober:
             owner, index = analysis.owners[root]
             sampled = len(places) == COORDINATES
             assert outside or sampled, f"{self.ops}: axis {index} of {owner} is exact after all"
+        assert 2 * self.failures <= self.runs, f"{self.ops}: most perturbed inputs are refused"
         if find_pinned:
             self._find_pinned()
 
@@ -302,16 +312,16 @@ class Prober:
         for attempt in range(12):
             for total, new in zip(changed, self._perturb([(name, index, i)], attempt), strict=True):
                 total |= new
-            if attempt >= 2 and not self._missing(slabs, changed):
+            if attempt >= 2 and not (self.tight and self._missing(slabs, changed)):
                 break
         stray = [
             f"{o}{np.argwhere(c & ~allowed)[0].tolist()}"
             for o, c, (allowed, _) in zip(self.outputs, changed, slabs, strict=True)
             if (c & ~allowed).any()
         ]
-        if root not in self.sinks and root not in self.inexact:
+        if unit not in self.sinks and root not in self.inexact:
             assert not stray, f"{where} also reaches {stray[0]}: a link is missing"
-        if self._missing(slabs, changed):
+        if self.tight and self._missing(slabs, changed):
             self.report.coarse = True
             together = [
                 (n, k, j)
@@ -368,16 +378,18 @@ class Prober:
         moved = {name: base[name].copy() for name, _, _ in places}
         for name, index, i in places:
             slab = np.moveaxis(moved[name], index, 0)[i : i + 1]
-            if attempt % 4 < 2 and is_float(slab.dtype):
+            if attempt % 4 < 2 and is_float(slab.dtype) and not self.weighs:
                 infinite = np.inf if attempt % 8 < 4 else -np.inf
                 slab[...] = np.array(infinite if attempt % 4 else np.nan).astype(slab.dtype)
             elif slab.dtype == np.bool_:
                 slab[...] = ~slab
             else:
                 slab[...] = draw(self.rng, slab, (1, 10, 100)[attempt % 3], self.bounds[name])
+        self.runs += 1
         try:
             old, new = self.run(base), self.run(base | moved)
         except Exception:  # a value that this operator does not take
+            self.failures += 1
             return [np.zeros(self.operand(o).shape, np.bool_) for o in self.outputs]
         return [~((a == b) | ((a != a) & (b != b))) for a, b in zip(old, new, strict=True)]
 
@@ -450,10 +462,12 @@ class Prober:
         for info, a, b in zip(rewritten.graph.output, got, expected, strict=True):
             assert a.shape == b.shape, f"{where}: {info.name} is {a.shape}, not {b.shape}"
             declared = info.type.tensor_type
-            if declared.HasField("shape") and all(d.HasField("dim_value") for d in declared.shape.dim):
-                stated = tuple(d.dim_value for d in declared.shape.dim)
+            dims = declared.shape.dim
+            if declared.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+                stated = tuple(d.dim_value for d in dims)
                 assert stated == a.shape, f"{where}: {info.name} is declared {stated}"
-            close(a, b, f"{where}: {info.name}")
+            eps = 1e-5 if self.inexact else 1e-6  # two implementations differ more than one
+            close(a, b, f"{where}: {info.name}", eps)
 
     def _expected(self, removed: npt.NDArray[np.bool_]) -> list[Array]:
         statements = self.analysis.statements
@@ -471,7 +485,9 @@ class Prober:
                 feeds[name] = np.compress(keep, feeds[name], axis=index)
             outputs = self.analysis.sites[inexact.site].outputs
             gone |= {(o.name, index) for k, index in inexact.outputs if (o := outputs[k])}
-        run = reference(self.model) if statements.inexact else self.run
+        run = self.run
+        if statements.inexact:
+            run = reference(self.model)
         return [
             self._cut(name, array, removed, gone)
             for name, array in zip(self.outputs, run(feeds), strict=True)
@@ -497,13 +513,13 @@ class Prober:
         return array
 
 
-def close(a: Array, b: Array, where: str) -> None:
+def close(a: Array, b: Array, where: str, eps: float) -> None:
     """Equal, or for floats equal up to the reordering of a sum."""
     if not is_float(a.dtype):
         np.testing.assert_array_equal(a, b, err_msg=where)
         return
     narrow = a.dtype.itemsize <= 2
-    eps = float(ml_dtypes.finfo(a.dtype).eps) if narrow else 1e-6
+    eps = float(ml_dtypes.finfo(a.dtype).eps) if narrow else eps
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     finite = np.abs(wide_b[np.isfinite(wide_b)])
     largest = float(finite.max()) if finite.size else 0.0
@@ -521,9 +537,14 @@ def probe(
     find_pinned: bool = False,
     may_refuse: bool = False,
     removals: int = 4,
+    tight: bool = True,
 ) -> Report:
-    """Checks everything that the rules of a model's operators claim; AssertionError if wrong."""
+    """Checks everything that the rules of a model's operators claim; AssertionError if wrong.
+
+    ``tight`` False: links may claim more than is seen, as behind a padding that joins a unit.
+    """
     prober = Prober(model, feeds, seed)
+    prober.tight = tight
     if not any(math.prod(a.shape) > 4096 for a in prober.feeds.values()):
         prober.check_links(find_pinned)
     prober.check_removal(removals, may_refuse)

@@ -232,7 +232,9 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     assert "UTF-8" in load_error(tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize("equation", [".l.ii->...i", "bij,b\xb8k->bik", "ij->jk->k"])
+@pytest.mark.parametrize(
+    "equation", [".l.ii->...i", "...ii\r->...i", "...jii...", "bij,b\xb8k->bik", "ij->jk->k"]
+)
 def test_equations_that_hang_shape_inference_are_refused(equation: str) -> None:
     proto = small_model()
     node = onnx.helper.make_node("Einsum", ["x"], ["e"], equation=equation)

@@ -48,6 +48,7 @@ def node_cases() -> dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]
     found: defaultdict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]]]
     found = defaultdict(list)
     for case in cases:
+        assert case.model is not None and case.data_sets
         graph = case.model.graph
         rule = RULES.get((graph.node[0].domain, graph.node[0].op_type))
         if len(graph.node) != 1 or rule is None or not all(map(_is_plain, _ends(graph))):
@@ -68,7 +69,7 @@ def _ends(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 
 
 def _is_plain(value: onnx.ValueInfoProto) -> bool:
-    kinds = (onnx.TensorProto.STRING, onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
+    kinds = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
     return value.type.HasField("tensor_type") and value.type.tensor_type.elem_type not in kinds
 
 

@@ -1,4 +1,4 @@
-"""Every rule of the verifier: a model that keeps it, one that breaks it, and ONNX Runtime's word."""
+"""Every rule of the verifier: a model that keeps it and one that breaks it; ONNX Runtime agrees."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from ..coupling import Alternative, Choice, Coupling, Indices
 from ..shapes import Array
 
 if TYPE_CHECKING:
-    from ..rewrite import Restated
+    from ..restated import Restated
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..coupling import Alternative
 from .base import Operand, Run, Site, digits, link_factor, rule
 
 if TYPE_CHECKING:
-    from ..rewrite import Restated
+    from ..restated import Restated
 
 _SPATIAL = "a spatial axis of a convolution"
 _GROUPS = "channels of a grouped convolution that cannot go one by one"

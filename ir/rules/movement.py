@@ -9,7 +9,7 @@ import numpy as np
 from .base import Operand, Run, Site, link_factor, positive_axes, rule
 
 if TYPE_CHECKING:
-    from ..rewrite import Restated
+    from ..restated import Restated
 
 _SPATIAL = "a spatial axis that is folded into channels"
 

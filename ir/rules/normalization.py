@@ -8,7 +8,7 @@ from ..coupling import Alternative
 from .base import Operand, Run, Site, digits, link_factor, positive_axes, rule
 
 if TYPE_CHECKING:
-    from ..rewrite import Restated
+    from ..restated import Restated
 
 _SPATIAL = "an axis that the normalisation averages over"
 

@@ -9,13 +9,16 @@ import numpy as np
 from .base import Site, positive_axes, rule
 
 if TYPE_CHECKING:
-    from ..rewrite import Restated
+    from ..restated import Restated
 
 _SPATIAL = "a spatial axis of a pooling"
 _RESIZED = "a resized axis"
 
 
-POOLING = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool".split()
+POOLING = (
+    *("AveragePool", "LpPool", "MaxPool"),
+    *("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"),
+)
 
 
 @rule(*POOLING, family="pooling")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-
 from .base import Site, positive_axes, rule
 
-SUMS = "ReduceL1 ReduceL2 ReduceLogSum ReduceSum ReduceSumSquare".split()
+SUMS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSum", "ReduceSumSquare")
 """Functions of a sum to which a zero adds nothing: removing equals multiplying by zero."""
 
-REDUCTIONS = [*SUMS, *"ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd".split()]
+REDUCTIONS = (*SUMS, "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
 
 
 @rule(*REDUCTIONS, family="reduction")

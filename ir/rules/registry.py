@@ -17,11 +17,11 @@ def all_rules() -> dict[tuple[str, str], Rule]:
     """Every rule by (domain, operator type). Raises UsageError when two providers clash."""
     from dataclasses import replace
 
-    from ..registry import entry_points
+    from ..registry import entry_points, load
 
     rules = dict(RULES)
-    for name, provider, load in entry_points(GROUP):
-        table = load()
+    for name, provider, loader in entry_points(GROUP):
+        table = load("coupling rules", name, provider, loader)
         if not isinstance(table, dict):
             raise UsageError(f"rules '{name}' of {provider}: not a mapping of operators to rules")
         for key, rule in table.items():
@@ -35,5 +35,6 @@ def all_rules() -> dict[tuple[str, str], Rule]:
 
 
 def find_rule(domain: str, op_type: str) -> Rule | None:
-    """The rule of an operator, or None."""
-    return all_rules().get(("" if domain == "ai.onnx" else domain, op_type))
+    """The rule of an operator, or None. Rules that `rule` registered since the first call count."""
+    key = ("" if domain == "ai.onnx" else domain, op_type)
+    return all_rules().get(key) or RULES.get(key)

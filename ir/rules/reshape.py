@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from .base import Operand, Run, Site, choose_factor, positive_axes, rule
 
 if TYPE_CHECKING:
-    from ..rewrite import Restated
+    from ..restated import Restated
 
 _UNIT = "an axis of size 1 in a reshape"
 _UNCUT = "reshaped into sizes that share no factors"
@@ -104,9 +105,9 @@ def _blocks(x: Operand, y: Operand) -> Iterator[tuple[Axes, Axes]]:
 
 def factorise(left: Axes, right: Axes) -> tuple[list[int], list[Run]]:
     """Common factors of a block and each axis as a run of them; no runs if the cuts clash."""
-    cuts = sorted({math.prod(s for _, s in side[: k + 1])
-                   for side in (left, right) for k in range(len(side))})
-    if any(b % a for a, b in zip(cuts, cuts[1:], strict=False)):
+    sides = (left, right)
+    cuts = sorted({math.prod(s for _, s in side[: k + 1]) for side in sides for k in range(len(side))})
+    if any(b % a for a, b in pairwise(cuts)):
         return [], []
     sizes = [b // a for a, b in zip([1, *cuts], cuts, strict=False)]
     runs = []
@@ -141,6 +142,9 @@ def insert_axes(site: Site) -> None:
     if axes is None:
         site.pin_all("the axes are computed at run time")
         return
+    if site.node.op_type == "Squeeze" and not axes and long.rank:
+        # It cannot be told to squeeze nothing, and would squeeze what pruning leaves of size 1.
+        site.pin_all("squeezed wherever the size is 1")
     rest = [index for index in range(long.rank) if index not in axes]
     for index in axes:
         site.pin(long.axis(index), _UNIT)

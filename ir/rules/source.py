@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .base import Site, rule
 
 if TYPE_CHECKING:
-    from ..rewrite import Restated
+    from ..restated import Restated
 
 
 @rule("Constant", "Shape", "Size", family="source")

@@ -1,0 +1,198 @@
+"""Patching node inputs: constants where a value is static, arithmetic where it is computed.
+
+A computed vector of sizes keeps its right entries. Entries that must be static are replaced by
+``computed * keep + constant``; entries that move with the binding but are off by one factor are
+scaled; a single dynamic entry of a Reshape target that is neither becomes -1.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import onnx_ir as oir
+
+from .analysis import node_label
+from .constants import constant_tensor, set_constant
+from .errors import SecateurError
+from .shapes import Array
+
+
+class RewriteError(SecateurError):
+    """A size that cannot be restated; the message names the node. Exit code 1."""
+
+
+class Patcher:
+    """Edits one graph. ``values`` maps all names of the graph to its values; it is kept up."""
+
+    def __init__(self, graph: oir.Graph, values: dict[str, oir.Value]) -> None:
+        self.graph = graph
+        self.values = values
+        self._taken = _subgraph_names(graph)
+        self._abandoned: list[oir.Value] = []
+
+    def new_constant(self, name: str, tensor: oir.TensorProtocol) -> oir.Value:
+        """A new initializer; the name gets a number if it is taken."""
+        name = self._free_name(name)
+        value = oir.Value(
+            name=name,
+            type=oir.TensorType(tensor.dtype),
+            shape=oir.Shape(tensor.shape),
+            const_value=tensor,
+        )
+        self.graph.register_initializer(value)
+        self.values[name] = value
+        return value
+
+    def _free_name(self, name: str) -> str:
+        unique, count = name, 0
+        while unique in self.values or unique in self._taken:
+            count += 1
+            unique = f"{name}_{count}"
+        return unique
+
+    def patch(
+        self, node: oir.Node, index: int, need: list[Array], given: list[Array] | None
+    ) -> None:
+        """Makes input ``index`` of ``node`` equal to ``need`` under every binding."""
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        old = node.inputs[index]
+        dtype = need[0].dtype if given is None else given[0].dtype
+        need = [np.asarray(v).astype(dtype) for v in need]
+        if all(np.array_equal(need[0], v) for v in need[1:]):
+            tensor = oir.Tensor(need[0])
+            if old is not None and _is_own_constant(old):
+                set_constant(old, tensor)
+                return
+            label = f"{old.name if old is not None else node_label(node)}_pruned"
+            node.replace_input_with(index, self.new_constant(label, tensor))
+        else:
+            assert old is not None
+            node.replace_input_with(index, self._patch_entries(node, old, need, given))
+        if old is not None:
+            self._abandoned.append(old)
+
+    def _patch_entries(
+        self, node: oir.Node, old: oir.Value, need: list[Array], given: list[Array] | None
+    ) -> oir.Value:
+        """Keeps computed entries that are right, replaces the others by a constant or scales them."""
+        wanted = np.stack(need)
+        static = (wanted == wanted[0]).all(axis=0)
+        if given is None:
+            right, scale = ~static, [Fraction(1)] * wanted[0].size
+        else:
+            computed = np.stack(given)
+            if computed.shape != wanted.shape:
+                raise RewriteError(
+                    f"node '{node_label(node)}': the computed '{old.name}' changes its length"
+                )
+            right = (computed == wanted).all(axis=0)
+            scale = [
+                Fraction(1) if fine else _ratio(given_, wanted_, fixed)
+                for fine, fixed, given_, wanted_ in zip(
+                    np.ravel(right | static),
+                    np.ravel(static),
+                    computed.reshape(len(computed), -1).T,
+                    wanted.reshape(len(wanted), -1).T,
+                    strict=True,
+                )
+            ]
+        if any(s == 0 for s in scale):
+            wrong = [k for k, s in enumerate(scale) if s == 0]
+            if node.op_type == "Reshape" and len(wrong) == 1 and not (wanted[0] == -1).any():
+                wanted[:, wrong[0]] = -1
+                right[wrong[0]], static[wrong[0]], scale[wrong[0]] = False, True, Fraction(1)
+            else:
+                raise RewriteError(
+                    f"node '{node_label(node)}': the dynamic size '{old.name}' cannot be restated;"
+                    " keep its channels with --protect"
+                )
+        value = old
+        shape = wanted[0].shape
+        for op, part in (
+            ("Mul", [s.numerator for s in scale]),
+            ("Div", [s.denominator for s in scale]),
+        ):
+            if any(p != 1 for p in part):
+                value = self._insert(node, op, value, np.array(part, wanted.dtype).reshape(shape))
+        fixed = static & ~right
+        if fixed.any():
+            # computed * keep + constant: works at every opset, unlike Where on integers
+            value = self._insert(node, "Mul", value, (~fixed).astype(wanted.dtype))
+            value = self._insert(node, "Add", value, np.where(fixed, wanted[0], 0))
+        return value
+
+    def _insert(self, node: oir.Node, op: str, value: oir.Value, constant: Array) -> oir.Value:
+        base = f"{value.name}_{op.lower()}"
+        operand = self.new_constant(f"{base}_by", oir.Tensor(constant))
+        name = self._free_name(base)
+        inserted = oir.node(op, [value, operand], name=name)
+        output = inserted.outputs[0]
+        output.name, output.type, output.shape = name, value.type, value.shape
+        self.values[name] = output
+        self.graph.insert_before(node, inserted)
+        return output
+
+    def _correct_outputs(self) -> None:
+        """An output of the model that is computed from sizes stays what it was."""
+        for index, value in enumerate(self.graph.outputs):
+            name, producer = str(value.name), value.producer()
+            given, before = self._changed.get(name), self.before(name)
+            if given is None or before is None or producer is None:
+                continue
+            operand = self.analysis.operands[name]
+            need = [_cut(v, [self.keep(a) for a in operand.axes]) for v in before]
+            if all(map(np.array_equal, given, need)):
+                continue
+            node = oir.node("Identity", [value])
+            output = node.outputs[0]
+            output.name, output.type, output.shape = name, value.type, value.shape
+            value.name = f"{name}_computed"
+            self.graph.insert_after(producer, node)
+            self.graph.outputs[index] = output
+            self._patch(node, 0, need, given)
+
+    def drop_abandoned(self) -> None:
+        """Removes shape arithmetic that nothing reads any more because of our patches."""
+        while self._abandoned:
+            value = self._abandoned.pop()
+            if value.uses() or value.is_graph_output() or value.is_graph_input():
+                continue
+            node = value.producer()
+            if node is None:
+                if value.is_initializer() and value.name in self.graph.initializers:
+                    del self.graph.initializers[value.name]
+            elif node.graph is self.graph and not any(
+                o.uses() or o.is_graph_output() for o in node.outputs
+            ):
+                sources = [v for v in node.inputs if v is not None]
+                self.graph.remove(node, safe=True)
+                self._abandoned += sources
+
+
+def _is_own_constant(value: oir.Value) -> bool:
+    """True for a constant that a single input reads, so that it may be edited in place."""
+    return (
+        constant_tensor(value) is not None
+        and len(value.uses()) == 1
+        and not value.is_graph_output()
+    )
+
+
+def _ratio(given: Array, wanted: Array, static: bool) -> Fraction:
+    """The one factor that takes ``given`` to ``wanted`` under every binding; 0 if there is none."""
+    if static:
+        return Fraction(1)
+    pairs = zip(given, wanted, strict=True)
+    ratios = {Fraction(int(w), int(g)) if g else Fraction(0) for g, w in pairs}
+    return ratios.pop() if len(ratios) == 1 else Fraction(0)
+
+
+def _subgraph_names(graph: oir.Graph) -> set[str]:
+    """Names inside control flow, which a new value of the main graph must not shadow."""
+    names: set[str] = set()
+    for inner in graph.subgraphs():
+        names.update(str(v.name) for v in (*inner.inputs, *inner.initializers.values()))
+        names.update(str(o.name) for node in inner for o in node.outputs)
+    return names

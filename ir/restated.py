@@ -1,0 +1,100 @@
+"""What a rule's ``restate`` half sees of a touched node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as oir
+
+from .coupling import Flags
+from .rules.base import Operand, Site, attribute_int, attribute_ints
+from .shapes import Array
+
+if TYPE_CHECKING:
+    from .rewrite import _Rewriter
+
+Sizes = npt.NDArray[np.int64]
+
+
+class Restated:
+    """A touched node as its rule's ``restate`` half sees it: old and new sizes, and what to edit.
+
+    Arrays of sizes have one row per binding of the symbolic dimensions.
+    """
+
+    def __init__(self, rewriter: _Rewriter, site: Site, node: oir.Node) -> None:
+        self._rewriter = rewriter
+        self._site = site
+        self._node = node
+        self.wanted: dict[int, Array] = {}
+        self.op_type = node.op_type
+        self.opset = site.opset
+        self.outputs = len(site.outputs)
+        self.carrier = rewriter.analysis.coupling.carriers.get(site.number, "")
+
+    def _operand(self, side: Sequence[Operand | None], index: int) -> Operand:
+        operand = side[index]
+        assert operand is not None
+        return operand
+
+    def has_input(self, index: int) -> bool:
+        return self._site.input(index) is not None
+
+    def input_rank(self, index: int) -> int:
+        return self._operand(self._site.inputs, index).rank
+
+    def output_rank(self, index: int) -> int:
+        return self._operand(self._site.outputs, index).rank
+
+    def old_size(self, index: int, axis: int) -> int:
+        """The original size of an input's axis."""
+        return self._operand(self._site.inputs, index).shape[axis]
+
+    def new_size(self, index: int, axis: int) -> int:
+        """The size of an input's axis after pruning."""
+        return int(self.keep(index, axis).sum())
+
+    def new_output_size(self, index: int, axis: int) -> int:
+        return int(self.output_keep(index, axis).sum())
+
+    def new_shape(self, output: int) -> Sizes:
+        """int64[bindings, rank]: the output's shape after pruning, for every binding."""
+        return self._rewriter.new_shape(self._operand(self._site.outputs, output))
+
+    def keep(self, index: int, axis: int) -> Flags:
+        """bool[size]: which coordinates of an input's axis stay."""
+        return self._rewriter.keep(self._operand(self._site.inputs, index).axis(axis))
+
+    def output_keep(self, index: int, axis: int) -> Flags:
+        return self._rewriter.keep(self._operand(self._site.outputs, index).axis(axis))
+
+    def values(self, index: int) -> Array | None:
+        """[bindings, …]: the original value of an input; None when it is not known, or when its
+        length moves with the binding."""
+        operand = self._site.input(index)
+        found = None if operand is None else self._rewriter.before(operand.name)
+        if found is None or len({v.shape for v in found}) > 1:
+            return None
+        return np.stack(found)
+
+    def int(self, name: str, default: int) -> int:
+        return attribute_int(self._node, name, default)
+
+    def ints(self, name: str) -> tuple[int, ...] | None:
+        return attribute_ints(self._node, name)
+
+    def set_int(self, name: str, value: int) -> None:
+        self._node.attributes[name] = oir.AttrInt64(name, int(value))
+
+    def set_ints(self, name: str, values: Sequence[int]) -> None:
+        self._node.attributes[name] = oir.AttrInt64s(name, [int(v) for v in values])
+
+    def remove_attribute(self, name: str) -> None:
+        self._node.attributes.pop(name, None)
+
+    def want(self, index: int, value: Array) -> None:
+        """States what an input must be now: [bindings, …], one row per binding."""
+        self.wanted[index] = value[: len(self._rewriter.analysis.facts)]
