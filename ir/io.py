@@ -889,7 +889,7 @@ def _model_errors(where: str) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        raise ModelError(f"{where}: {error}") from error.__cause__
+        raise ModelError(f"{where}: {' '.join(str(error).split())}") from error.__cause__
     except SecateurError:
         raise
     except Exception as error:

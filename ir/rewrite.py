@@ -246,6 +246,25 @@ class _Rewriter:
             patched[index] = need
         return patched
 
+    def _correct_outputs(self) -> None:
+        """An output of the model that is computed from sizes stays what it was."""
+        for index, value in enumerate(self.graph.outputs):
+            name, producer = str(value.name), value.producer()
+            given, before = self._changed.get(name), self.before(name)
+            if given is None or before is None or producer is None:
+                continue
+            operand = self.analysis.operands[name]
+            need = [_cut(v, [self.keep(a) for a in operand.axes]) for v in before]
+            if all(map(np.array_equal, given, need)):
+                continue
+            node = oir.node("Identity", [value])
+            output = node.outputs[0]
+            output.name, output.type, output.shape = name, value.type, value.shape
+            value.name = f"{name}_computed"
+            self.graph.insert_after(producer, node)
+            self.graph.outputs[index] = output
+            self.patcher.patch(node, 0, need, given)
+
     def _follow(self, proto: object, patched: dict[int, list[Array]]) -> None:
         """Evaluates a node of shape arithmetic again if anything it depends on has changed."""
         import onnx

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import onnx
@@ -29,6 +29,9 @@ Finding = tuple[str, str]  # what is wrong, and the numbers
 
 _DATA_LIMIT = 1024  # bytes; larger floating-point tensors cannot be shapes and are left out
 _INTEGER_LIMIT = 1 << 20
+# ONNX's inference of these reads a null pointer when the type of an operand is unknown
+_CRASHING = {"RegexFullMatch", "DictVectorizer", "LabelEncoder", "TreeEnsemble"}
+_OPAQUE = "secateur.opaque"
 _INTEGERS = (oir.DataType.INT32, oir.DataType.INT64)
 
 
@@ -423,7 +426,11 @@ def _infer(model: oir.Model) -> tuple[dict[str, Dims], list[Problem]]:
         proto = stripped_proto(model)
     except Exception as error:
         return {}, [Problem("model", "cannot be serialized", " ".join(str(error).split()))]
-    _name_nodes(proto.graph)
+    _prepare(proto.graph.node)
+    for function in proto.functions:
+        _prepare(function.node)
+        function.opset_import.add(domain=_OPAQUE, version=1)
+    proto.opset_import.add(domain=_OPAQUE, version=1)
     problems: list[Problem] = []
     try:
         done = _run_inference(proto, strict=True)
@@ -444,13 +451,15 @@ def _infer(model: oir.Model) -> tuple[dict[str, Dims], list[Problem]]:
     }, problems
 
 
-def _name_nodes(graph: onnx.GraphProto) -> None:
+def _prepare(nodes: Iterable[onnx.NodeProto]) -> None:
     """Complaints tell nodes by name only: the unnamed get that of their output, as in _label."""
-    for node in graph.node:
+    for node in nodes:
         node.name = node.name or next((name for name in node.output if name), "")
+        if node.op_type in _CRASHING:
+            node.domain = _OPAQUE
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                _name_nodes(inner)
+                _prepare(inner.node)
 
 
 def _run_inference(proto: onnx.ModelProto, *, strict: bool) -> onnx.ModelProto:

@@ -178,21 +178,16 @@ def _give_back(
     allocation: _Allocation, counts: Counts, products: Products, limit: float
 ) -> Counts:
     """Restores the largest step that still fits, again and again."""
-    current = products.total(counts)
-    fits = np.ones(len(counts), np.bool_)
+    counts, fits = counts.copy(), np.ones(len(counts), np.bool_)
     while True:
-        best, best_counts = current, None
-        for g in np.flatnonzero((counts > 0) & fits):
-            trial = counts.copy()
-            trial[g] = max(trial[g] - allocation.step[g], 0)
-            cost = products.total(trial)
-            if cost > limit:
-                fits[g] = False  # costs only grow from here, so it never fits again
-            elif cost > best:
-                best, best_counts = cost, trial
-        if best_counts is None:
+        back = np.minimum(allocation.step, counts)
+        gains = products.gains(counts, back)
+        # Costs only grow, so what does not fit now never will.
+        fits &= products.total(counts) + gains <= limit
+        best = int(np.argmax(np.where(fits, gains, -1.0)))
+        if not fits[best] or gains[best] <= 0:
             return counts
-        counts, current = best_counts, best
+        counts[best] -= back[best]
 
 
 def _nothing_prunable(analysis: Analysis, limits: Limits) -> str:

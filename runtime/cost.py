@@ -21,12 +21,16 @@ from ..ir.coupling import Flags
 from ..ir.rules.base import Operand, Site
 
 Counts = npt.NDArray[np.int64]
+Sizes = npt.NDArray[np.float64]
+
+_NONE = np.empty(0, np.int64)
 
 
 class Products:
     """A sum of products of axis sizes, evaluated for whole allocations.
 
-    ``terms`` lists the axes of each product.
+    ``terms`` lists the axes of each product. Units of one group that own unequally many
+    coordinates of an axis count with their mean.
     """
 
     def __init__(self, analysis: Analysis, terms: Sequence[Sequence[int]]) -> None:
@@ -38,22 +42,58 @@ class Products:
             self._terms[row, : len(term)] = [number[a] for a in term]
         sizes = [analysis.coupling.sizes[a] for a in axes]
         self._sizes = np.array([*sizes, 1], np.float64)
-        self._shrink = np.zeros((len(axes) + 1, len(analysis.groups)))
+        # Entry e: axis `_axis[e]` loses `_per_unit[e]` coordinates with every unit of `_group[e]`.
+        self._groups = len(analysis.groups)
+        found: list[tuple[int, Counts, Sizes]] = []
         for axis, k in number.items():
             units = analysis.units_of(axis)
             if units is not None:
-                members = analysis.group_of_unit[units[units >= 0]]
-                count = np.bincount(members, minlength=len(analysis.groups))
-                self._shrink[k] = count / [max(len(g.units), 1) for g in analysis.groups]
+                groups, counts = np.unique(
+                    analysis.group_of_unit[units[units >= 0]], return_counts=True
+                )
+                found.append((k, groups, counts / [len(analysis.groups[g].units) for g in groups]))
+        lengths = [len(groups) for _, groups, _ in found]
+        self._axis = np.repeat(np.array([k for k, _, _ in found], np.int64), lengths)
+        self._group = np.concatenate([_NONE, *(groups for _, groups, _ in found)])
+        self._per_unit = np.concatenate([np.empty(0), *(per for _, _, per in found)])
 
-    def each(self, removed: Counts) -> npt.NDArray[np.float64]:
+    def each(self, removed: Counts) -> Sizes:
         """Every product when group g loses ``removed[g]`` units."""
-        sizes = self._sizes - self._shrink @ removed
-        values: npt.NDArray[np.float64] = sizes[self._terms].prod(axis=1)
+        values: Sizes = self._factors(removed).prod(axis=1)
         return values
 
     def total(self, removed: Counts) -> float:
         return float(self.each(removed).sum())
+
+    def gains(self, removed: Counts, back: Counts) -> Sizes:
+        """For every group g, how much the total grows when g alone gets ``back[g]`` units back."""
+        term, group, per_unit = self._pairs
+        factors = self._factors(removed)
+        values = factors.prod(axis=1)
+        grown = (factors[term] + per_unit * back[group, None]).prod(axis=1)
+        result: Sizes = np.bincount(group, grown - values[term], self._groups)
+        return result
+
+    def _factors(self, removed: Counts) -> Sizes:
+        gone = np.bincount(self._axis, self._per_unit * removed[self._group], len(self._sizes))
+        factors: Sizes = (self._sizes - gone)[self._terms]
+        return factors
+
+    @cached_property
+    def _pairs(self) -> tuple[Counts, Counts, Sizes]:
+        """Every (term, group) that meet, and what each factor of the term loses per unit."""
+        width = self._terms.shape[1]
+        first = np.searchsorted(self._axis, self._terms.ravel(), side="left")
+        count = np.searchsorted(self._axis, self._terms.ravel(), side="right") - first
+        place = np.repeat(np.arange(self._terms.size), count)
+        offset = np.arange(place.size) - np.repeat(np.cumsum(count) - count, count)
+        entry = first[place] + offset
+        keys, pair = np.unique(
+            place // width * self._groups + self._group[entry], return_inverse=True
+        )
+        per_unit = np.zeros((keys.size, width))
+        per_unit[pair, place % width] = self._per_unit[entry]
+        return keys // max(self._groups, 1), keys % max(self._groups, 1), per_unit
 
 
 @dataclass(frozen=True)

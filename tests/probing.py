@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as oir
 
 from secateur.ir.analysis import Analysis, analyze
-from secateur.ir.rewrite import RewriteError, rewrite
+from secateur.ir.errors import SecateurError
+from secateur.ir.rewrite import rewrite
 from secateur.ir.rules.base import Operand
 
 os.environ.setdefault("ALLOW_RELEASED_ONNX_OPSET_ONLY", "0")
@@ -36,6 +36,18 @@ Run = Callable[[Feeds], list[Array]]
 
 COORDINATES = 40
 """At most this many coordinates per model are perturbed, and half as many pinned ones."""
+
+EPSILON = {
+    oir.DataType.FLOAT16: 2**-10,
+    oir.DataType.BFLOAT16: 2**-7,
+    oir.DataType.FLOAT8E4M3FN: 2**-3,
+    oir.DataType.FLOAT8E4M3FNUZ: 2**-3,
+    oir.DataType.FLOAT8E5M2: 2**-2,
+    oir.DataType.FLOAT8E5M2FNUZ: 2**-2,
+    oir.DataType.FLOAT8E8M0: 1.0,
+    oir.DataType.FLOAT4E2M1: 2**-1,
+}
+"""The distance from 1 to the next number of a narrow type."""
 
 STRINGS = ["", "a", "www.google.com", "account@gmail.com"]
 """Perturbed strings; the addresses match the expressions of the backend's cases."""
@@ -130,7 +142,7 @@ def _numpy_operators() -> list[type[Any]]:
     channels and the other cancels digits."""
     from onnx.reference.op_run import OpRun
 
-    class LRN(OpRun):  # type: ignore[misc]
+    class LRN(OpRun):
         def _run(self, x: Array, alpha: float, beta: float, bias: float, size: int) -> Any:
             sums = [
                 np.square(x[:, max(c - (size - 1) // 2, 0) : c + size // 2 + 1]).sum(axis=1)
@@ -139,7 +151,7 @@ def _numpy_operators() -> list[type[Any]]:
             scale = bias + alpha / size * np.stack(sums, axis=1)
             return ((x / scale**beta).astype(x.dtype),)
 
-    class MeanVarianceNormalization(OpRun):  # type: ignore[misc]
+    class MeanVarianceNormalization(OpRun):
         def _run(self, x: Array, axes: Sequence[int] | None = None) -> Any:
             over = tuple(axes or (0, 2, 3))
             wide = x.astype(np.float64)
@@ -168,11 +180,14 @@ def freeze(model: onnx.ModelProto, values: Feeds) -> onnx.ModelProto:
 def is_float(dtype: np.dtype[Any]) -> bool:
     if dtype.kind in "fbiuOUS":
         return dtype.kind == "f"
-    try:
-        ml_dtypes.finfo(dtype)
-    except ValueError:
-        return False
-    return True
+    return oir.DataType.from_numpy(dtype).is_floating_point()
+
+
+def limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """The least and the greatest number of an integer type."""
+    kind = oir.DataType.from_numpy(dtype)
+    bits = int(8 * kind.itemsize)
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if kind.is_signed() else (0, 2**bits - 1)
 
 
 def draw(rng: np.random.Generator, like: Array, scale: float, bounds: tuple[int, int]) -> Array:
@@ -188,8 +203,8 @@ def draw(rng: np.random.Generator, like: Array, scale: float, bounds: tuple[int,
         values = np.asarray(scale * rng.standard_normal(like.shape))
         return (np.round(values) if scale == 1 else values).astype(dtype)
     low, high = bounds if scale != 1 else (max(bounds[0], -2), min(bounds[1], 2))
-    info = ml_dtypes.iinfo(dtype)
-    low, high = max(low, int(info.min)), min(high, int(info.max))
+    least, most = limits(dtype)
+    low, high = max(low, least), min(high, most)
     return np.asarray(rng.integers(low, high, like.shape, endpoint=True)).astype(dtype)
 
 
@@ -425,7 +440,7 @@ class Prober:
             seen.add(removed.tobytes())
             try:
                 rewritten = rewrite(self.analysis, removed).model
-            except RewriteError:
+            except SecateurError:
                 if not may_refuse:
                     raise
                 self.report.refused += 1
@@ -519,7 +534,7 @@ def close(a: Array, b: Array, where: str, eps: float) -> None:
         np.testing.assert_array_equal(a, b, err_msg=where)
         return
     narrow = a.dtype.itemsize <= 2
-    eps = float(ml_dtypes.finfo(a.dtype).eps) if narrow else eps
+    eps = EPSILON[oir.DataType.from_numpy(a.dtype)] if narrow else eps
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     finite = np.abs(wide_b[np.isfinite(wide_b)])
     largest = float(finite.max()) if finite.size else 0.0

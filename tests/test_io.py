@@ -226,6 +226,13 @@ def test_invalid_and_lossy_models_are_refused(name: str) -> None:
     assert phrase in load_error(proto)
 
 
+def test_names_with_line_breaks_stay_on_one_line() -> None:
+    proto = small_model()
+    proto.graph.node[0].op_type = "two\nlines"
+    proto.graph.node[0].attribute.add(name="a", i=1)
+    assert "(two lines)" in load_error(proto)
+
+
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     data = small_model().SerializeToString().replace(b"tests", b"te\xffts")
     (tmp_path / "m.onnx").write_bytes(data)

@@ -170,7 +170,7 @@ def gemm(d: Draw) -> Case:
 def matmul(d: Draw) -> Case:
     k = d.number(1, 4)
     batch = d.shape(0, 3, 3)
-    a, b = ([1 if d.number(0, 3) == 0 else s for s in batch][d.number(0, len(batch)) :] for _ in "ab")
+    a, b = (shrunk(d, batch) for _ in "ab")
     left = [k] if d.number(0, 4) == 0 else [*a, d.number(1, 3), k]
     right = [k] if d.number(0, 4) == 0 else [*b, k, d.number(1, 3)]
     return case("MatMul", [d.floats(*left), d.floats(*right)], d.opset(9))
@@ -209,11 +209,12 @@ def unary(d: Draw) -> Case:
 
 def broadcastable(d: Draw, count: int, most: int = 4) -> list[list[int]]:
     full = d.shape(0, 4, most)
-    shapes = [full]
-    for _ in range(count - 1):
-        shape = [1 if d.number(0, 3) == 0 else s for s in full]
-        shapes.append(shape[d.number(0, len(full)) :])
-    return shapes
+    return [full, *(shrunk(d, full) for _ in range(count - 1))]
+
+
+def shrunk(d: Draw, full: Sequence[int]) -> list[int]:
+    """A shape that broadcasts to ``full``."""
+    return [1 if d.number(0, 3) == 0 else s for s in full][d.number(0, len(full)) :]
 
 
 def nary(d: Draw) -> Case:
@@ -405,7 +406,8 @@ def flatten(d: Draw) -> Case:
 
 
 def squeeze(d: Draw) -> Case:
-    shape, opset = [1 if d.number(0, 2) == 0 else d.number(2, 3) for _ in range(d.number(2, 5))], d.opset()
+    opset, rank = d.opset(), d.number(2, 5)
+    shape = [1 if d.number(0, 2) == 0 else d.number(2, 3) for _ in range(rank)]
     axes = d.subset([k for k, s in enumerate(shape) if s == 1])
     return with_axes(d, "Squeeze", d.floats(*shape), axes, len(shape), opset, may_omit=True)
 

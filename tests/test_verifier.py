@@ -269,6 +269,21 @@ def test_operators() -> None:
     assert find_problems(load_model(proto)) == []
 
 
+def test_untyped_operands_do_not_crash() -> None:
+    """ONNX's own inference ends the process on this model."""
+    text = """g (string[3] x) => (bool[3] y) {
+      h = Identity(x)
+      y = RegexFullMatch <pattern = "a"> (h)
+    }"""
+    proto = onnx.parser.parse_model(HEAD.replace("17", "20") + text)
+    proto.opset_import.add(domain="my", version=1)
+    assert find_problems(load_model(proto)) == []
+    proto.graph.node[0].domain = "my"
+    assert find_problems(load_model(proto)) == []
+    proto.graph.output.add(name="h")
+    assert find_problems(load_model(proto)) == []
+
+
 def test_functions_are_checked() -> None:
     text = """
     <ir_version: 8, opset_import: ["" : 17, "my" : 1]>

@@ -120,8 +120,8 @@ def _restate_slice(node: Restated) -> None:
         if known[0] is None or known[1] is None:
             return
         bounds = [v.astype(np.int64) for v in known[:2] if v is not None]
-        axes, steps = (None if v is None else tuple(v[0].tolist()) for v in known[2:])
-        steps = steps or (1,) * bounds[0].shape[1]
+        axes, listed = (None if v is None else tuple(v[0].tolist()) for v in known[2:])
+        steps = listed or (1,) * bounds[0].shape[1]
     starts, ends = bounds
     rank, restated = node.input_rank(0), False
     for k, axis in enumerate(axes if axes is not None else range(starts.shape[1])):
@@ -168,12 +168,12 @@ def slice_(site: Site) -> None:
         return
     site.link_axes(x, y, skip=[axis for axis, _, _ in sliced])
     for axis, start, step in sliced:
-        index = np.arange(y.shape[axis], dtype=np.int64)
+        position = np.arange(y.shape[axis], dtype=np.int64)
         if x.dynamic[axis] or y.dynamic[axis]:
             for operand in (x, y):
                 site.pin(operand.axis(axis), "a dynamic axis is sliced")
         elif abs(step) == 1:
-            site.link(x.axis(axis), y.axis(axis), start + step * index, index)
+            site.link(x.axis(axis), y.axis(axis), start + step * position, position)
         else:
             _strided(site, axis, start, step)
 
@@ -257,10 +257,10 @@ def _pads(site: Site) -> list[tuple[int, int]] | None:
 def _restate_pad(node: Restated) -> None:
     """Padded coordinates that are gone are padded no more."""
     rank = node.input_rank(0)
+    known, named = (node.values(1), node.values(3)) if node.opset >= 11 else (None, None)
     if node.opset < 11:
         pads, axes = list(node.ints("pads") or ()), list(range(rank))
     else:
-        known, named = node.values(1), node.values(3)
         if known is None:
             return
         pads = known[0].tolist()
@@ -273,7 +273,7 @@ def _restate_pad(node: Restated) -> None:
             pads[k] = int(kept[:before].sum())
         if after > 0:
             pads[k + len(axes)] = int(kept[kept.size - after :].sum())
-    if node.opset < 11:
+    if known is None:
         node.set_ints("pads", pads)
     else:
         wanted = known.copy()

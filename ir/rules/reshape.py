@@ -106,7 +106,8 @@ def _blocks(x: Operand, y: Operand) -> Iterator[tuple[Axes, Axes]]:
 def factorise(left: Axes, right: Axes) -> tuple[list[int], list[Run]]:
     """Common factors of a block and each axis as a run of them; no runs if the cuts clash."""
     sides = (left, right)
-    cuts = sorted({math.prod(s for _, s in side[: k + 1]) for side in sides for k in range(len(side))})
+    ends = [[size for _, size in side[: k + 1]] for side in sides for k in range(len(side))]
+    cuts = sorted({math.prod(sizes) for sizes in ends})
     if any(b % a for a, b in pairwise(cuts)):
         return [], []
     sizes = [b // a for a, b in zip([1, *cuts], cuts, strict=False)]
@@ -114,7 +115,7 @@ def factorise(left: Axes, right: Axes) -> tuple[list[int], list[Run]]:
     for side in (left, right):
         at = 0
         for axis, size in side:
-            factors = []
+            factors: list[int] = []
             while math.prod(sizes[f] for f in factors) < size:
                 factors.append(at)
                 at += 1
