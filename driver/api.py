@@ -25,7 +25,7 @@ from ..ir.coupling import Flags
 from ..ir.errors import UsageError
 from ..ir.io import load_model, save_model, to_proto
 from ..ir.rewrite import Rewritten
-from ..passes.allocation import Limits, Target, allocate
+from ..passes.allocation import Limits, allocate
 from ..passes.base import Pass, PassContext, PassResult
 from ..passes.criteria import score_units
 from ..passes.prune import Prune, Pruning
@@ -79,7 +79,9 @@ class PruneResult:
         found = [r.details["pruning"] for r in self.results if "pruning" in r.details]
         return found[-1] if found else None
 
-    def save(self, path: str | os.PathLike[str], report: str | os.PathLike[str] | None = None) -> None:
+    def save(
+        self, path: str | os.PathLike[str], report: str | os.PathLike[str] | None = None
+    ) -> None:
         """Writes the model (and the report as JSON), each whole or not at all.
 
         Raises UsageError when a file cannot be written.

@@ -142,7 +142,9 @@ def prune(
     ] = None,
     macs: Annotated[float | None, typer.Option(help="Share of the MACs to keep.")] = None,
     params: Annotated[float | None, typer.Option(help="Share of the parameters to keep.")] = None,
-    criterion: Annotated[str, typer.Option(help="How units are scored: l1, l2 or a plug-in.")] = "l2",
+    criterion: Annotated[
+        str, typer.Option(help="How units are scored: l1, l2 or a plug-in.")
+    ] = "l2",
     scope: Annotated[
         Literal["local", "global"],
         typer.Option(help="The same share in every group, or one ranking over all."),

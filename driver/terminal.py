@@ -129,8 +129,9 @@ def show_analysis(data: Mapping[str, Any]) -> None:
     if data["pins"]:
         out.print("\n[bold]pinned axes, by reason[/]")
         for pin in data["pins"][:15]:
-            where = f" ({pin['nodes'][0]}" if pin["nodes"] else ""
-            where += f" and {len(pin['nodes']) - 1} more)" if len(pin["nodes"]) > 1 else ")" * bool(where)
+            nodes = pin["nodes"]
+            more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+            where = f" ({nodes[0]}{more})" if nodes else ""
             out.print(f"  {pin['axes']:>5}  {pin['reason']}{where}", markup=False)
         if len(data["pins"]) > 15:
             out.print(f"  … and {len(data['pins']) - 15} more reasons (see --json)")

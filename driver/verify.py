@@ -50,7 +50,9 @@ def verify_report(
         removed = [(r["tensor"], r["axis"], r["indices"]) for r in data["removed"]]
         dims, seed = {str(k): int(v) for k, v in data["dims"].items()}, int(data["seed"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"the report holds no certificate that can be proved again: {error!r}") from None
+        raise DataError(
+            f"the report holds no certificate that can be proved again: {error!r}"
+        ) from None
     context = context_for(dims, seed)
     before = PassManager(_prefix(passes), verify=False).run(model, context).model
     skeleton = Skeleton(before)

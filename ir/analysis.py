@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as oir
 
-from .constants import constant_tensor, constants, is_float
+from .constants import constant_tensor, constants, is_float, tensor_shape
 from .coupling import Coupling, Flags, Indices
 from .errors import UsageError
 from .rules.base import Operand, Rule, Site, Statements
@@ -193,8 +193,7 @@ class _Builder:
 
     def _is_private(self, value: oir.Value) -> bool:
         """Vectors used at several places are tied only where their uses are: they may be cloned."""
-        shape = self.tensors[str(value.name)][1].shape
-        sizes = [int(d) for d in shape]
+        sizes = tensor_shape(self.tensors[str(value.name)][1])
         return bool(sizes) and len(value.uses()) > 1 and math.prod(sizes) == max(sizes)
 
     def _value_of(self, name: str) -> Array | None:

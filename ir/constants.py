@@ -51,7 +51,7 @@ def set_constant(value: oir.Value, tensor: oir.TensorProtocol) -> None:
         node.attributes.clear()
         node.attributes.add(oir.AttrTensor("value", tensor))
     if value.shape is not None:
-        value.shape = oir.Shape(tensor.shape)
+        value.shape = oir.Shape(tensor_shape(tensor))
 
 
 def constants(graph: oir.Graph) -> Iterator[tuple[oir.Value, oir.TensorProtocol]]:
@@ -64,6 +64,11 @@ def constants(graph: oir.Graph) -> Iterator[tuple[oir.Value, oir.TensorProtocol]
             tensor = _attribute_tensor(node)
             if tensor is not None:
                 yield node.outputs[0], tensor
+
+
+def tensor_shape(tensor: oir.TensorProtocol) -> tuple[int, ...]:
+    """The sizes of a tensor as plain numbers."""
+    return tuple(int(d) for d in tensor.shape)  # type: ignore[arg-type]
 
 
 def is_float(dtype: oir.DataType | None) -> bool:

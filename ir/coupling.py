@@ -201,7 +201,9 @@ class Coupling:
         while pending:
             pending = self._take_forced(pending)
             self._head_roots = {self.root(axis) for axis in self.heads}
-            hinted = [c for c in pending if prefer == "heads" and any(map(self._hinted, c.alternatives))]
+            hinted = [
+                c for c in pending if prefer == "heads" and any(map(self._hinted, c.alternatives))
+            ]
             for choice in hinted or pending[:1]:
                 self._take_best(choice, prefer)
             decided = {id(c) for c in (hinted or pending[:1])}

@@ -21,6 +21,8 @@ from .units import Group
 if TYPE_CHECKING:
     import networkx as nx
 
+    AxisGraph = nx.MultiGraph[int]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -49,11 +51,11 @@ class Explanation:
     reason: str
 
 
-def axis_graph(analysis: Analysis) -> nx.MultiGraph:
+def axis_graph(analysis: Analysis) -> AxisGraph:
     """Axes as nodes (``value``, ``axis``, ``size``), links as edges (``link``)."""
     import networkx as nx
 
-    graph = nx.MultiGraph()
+    graph: AxisGraph = nx.MultiGraph()
     for axis, (value, index) in enumerate(analysis.owners):
         graph.add_node(axis, value=value, axis=index, size=analysis.coupling.sizes[axis])
     for link in analysis.coupling.links:
@@ -96,13 +98,13 @@ def _named_axes(analysis: Analysis, name: str) -> list[int]:
     raise UsageError(f"no tensor or node is called '{name}'{hint}")
 
 
-def _explain_axis(analysis: Analysis, graph: nx.MultiGraph, axis: int) -> Explanation:
+def _explain_axis(analysis: Analysis, graph: AxisGraph, axis: int) -> Explanation:
     value, index = analysis.owners[axis]
     size = analysis.coupling.sizes[axis]
     units = analysis.units_of(axis)
     free = 0 if units is None else int((units >= 0).sum())
-    numbers = [] if units is None else np.unique(analysis.group_of_unit[units[units >= 0]])
-    groups = tuple(analysis.groups[g] for g in numbers)
+    found = set() if units is None else set(analysis.group_of_unit[units[units >= 0]].tolist())
+    groups = tuple(analysis.groups[g] for g in sorted(found))
     path: tuple[Step, ...] = ()
     reason = ""
     if free < size:
@@ -114,7 +116,7 @@ def _explain_axis(analysis: Analysis, graph: nx.MultiGraph, axis: int) -> Explan
 
 
 def _path_to_pin(
-    analysis: Analysis, graph: nx.MultiGraph, axis: int, coordinate: int
+    analysis: Analysis, graph: AxisGraph, axis: int, coordinate: int
 ) -> tuple[tuple[Step, ...], str]:
     """Breadth first from one coordinate to the nearest pin."""
     pins: dict[int, list[Pin]] = {}
@@ -128,6 +130,7 @@ def _path_to_pin(
         held = next((p for p in pins.get(here[0], ()) if _holds(p, here[1])), None)
         if held is not None:
             return _walk_back(analysis, came, here), pin_reason(analysis, held)
+        link: Link
         for _, _, link in graph.edges(here[0], data="link"):
             for there in _follow(link, here):
                 if there not in came:

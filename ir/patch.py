@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as oir
 
 from .analysis import node_label
-from .constants import constant_tensor, set_constant
+from .constants import constant_tensor, set_constant, tensor_shape
 from .errors import SecateurError
 from .shapes import Array
 
@@ -37,7 +37,7 @@ class Patcher:
         value = oir.Value(
             name=name,
             type=oir.TensorType(tensor.dtype),
-            shape=oir.Shape(tensor.shape),
+            shape=oir.Shape(tensor_shape(tensor)),
             const_value=tensor,
         )
         self.graph.register_initializer(value)
@@ -76,7 +76,7 @@ class Patcher:
     def _patch_entries(
         self, node: oir.Node, old: oir.Value, need: list[Array], given: list[Array] | None
     ) -> oir.Value:
-        """Keeps computed entries that are right, replaces the others by a constant or scales them."""
+        """Keeps right entries as computed; replaces the others by a constant or scales them."""
         wanted = np.stack(need)
         static = (wanted == wanted[0]).all(axis=0)
         if given is None:
@@ -142,8 +142,7 @@ class Patcher:
                 continue
             node = value.producer()
             if node is None:
-                if value.is_initializer() and value.name in self.graph.initializers:
-                    del self.graph.initializers[value.name]
+                self.graph.initializers.pop(str(value.name), None)
             elif node.graph is self.graph and not any(
                 o.uses() or o.is_graph_output() for o in node.outputs
             ):

@@ -80,10 +80,10 @@ class Restated:
             return None
         return np.stack(found)
 
-    def int(self, name: str, default: int) -> int:
+    def integer(self, name: str, default: int) -> int:
         return attribute_int(self._node, name, default)
 
-    def ints(self, name: str) -> tuple[int, ...] | None:
+    def integers(self, name: str) -> tuple[int, ...] | None:
         return attribute_ints(self._node, name)
 
     def set_int(self, name: str, value: int) -> None:

@@ -29,6 +29,7 @@ from .rules.base import Operand, Site
 from .rules.registry import find_rule
 from .shapes import Array, evaluate
 
+
 @dataclass(frozen=True)
 class Slice:
     """What was cut from one constant: ``indices`` of ``axis``, counted in the original tensor.
@@ -150,7 +151,8 @@ class _Rewriter:
             same = next((v for m, v in tensors if _equal(m, mask)), None)
             if same is None:
                 if tensors:
-                    same = self.patcher.new_constant(f"{name}_{len(tensors)}", _sliced(tensor, mask))
+                    clone = f"{name}_{len(tensors)}"
+                    same = self.patcher.new_constant(clone, _sliced(tensor, mask))
                 else:
                     same = value
                 tensors.append((mask, same))
@@ -313,7 +315,7 @@ def _sliced(tensor: oir.TensorProtocol, masks: Sequence[Flags]) -> oir.TensorPro
         return tensor
     shape = oir.Shape([int(m.sum()) for m in masks])
 
-    def cut() -> oir.Tensor:
+    def cut() -> oir.TensorProtocol:
         array = tensor.numpy()
         kept: list[Indices] = [np.flatnonzero(m) for m in masks]
         partial = [axis for axis, m in enumerate(masks) if not m.all()]

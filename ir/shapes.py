@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as oir
 
-from .constants import as_array, constant_tensor, constants
+from .constants import as_array, constant_tensor, constants, tensor_shape
 from .errors import ModelError, UsageError
 
 Array = npt.NDArray[np.generic]
@@ -33,7 +33,7 @@ SMALL = 16384
 """Values of up to this many elements are evaluated; more is data, not shape arithmetic."""
 
 _RANDOM = frozenset(
-    "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial".split()
+    "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
 )
 
 _SAME_SHAPE = frozenset(["GroupNormalization", "MeanVarianceNormalization"])
@@ -108,7 +108,7 @@ class Skeleton:
         self.constants: dict[str, Typed] = {}
         self.small: dict[str, Array] = {}
         for value, tensor in constants(graph):
-            name, shape = str(value.name), tuple(int(d) for d in tensor.shape)
+            name, shape = str(value.name), tensor_shape(tensor)
             self.constants[name] = (int(tensor.dtype), shape)
             if math.prod(shape) <= SMALL:
                 self.small[name] = as_array(tensor)

@@ -77,7 +77,7 @@ def _owned_axes(
 def _float(array: npt.NDArray[np.generic]) -> Scores:
     """Narrow and integer types as float32; the rest as it is."""
     kind = np.float64 if array.dtype == np.float64 else np.float32
-    return array.astype(kind, copy=False)  # type: ignore[return-value]
+    return array.astype(kind, copy=False)
 
 
 def _check(name: str, loaded: object) -> Criterion:

@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import onnx_ir as oir
 
 from ..ir.analysis import Analysis, analyze
 from ..ir.coupling import Flags
-
 from ..ir.io import to_proto
 from ..ir.masks import Compaction, Mask
 from ..ir.reference import reference_points
@@ -22,6 +21,9 @@ from ..runtime.cost import CostModel, Costs
 from .allocation import Limits, Target, allocate
 from .base import Contract, Pass, PassContext, PassResult
 from .criteria import score_units
+
+if TYPE_CHECKING:
+    from ..runtime.certificate import Certificate
 
 SEEDS = 3
 """Random inputs per binding that a certificate is based on."""
@@ -133,7 +135,7 @@ class Prune(Pass):
 
 def prove(
     model: oir.Model, pruned: oir.Model, pruning: Pruning, context: PassContext
-) -> object:
+) -> Certificate:
     """The certificate of a pruning: the masked original against the pruned model, at both
     bindings of the symbolic dimensions. Raises CertificateError when a model does not run."""
     from ..runtime.certificate import certify

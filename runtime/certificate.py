@@ -19,8 +19,8 @@ model computes in 16 bits; see `CAP`. Noise of up to 4 units in the last place o
 the scale: Sigmoid and Softmax round near 1 on their way to a tiny value.
 
 A quantised model rounds to steps, and the slightest difference flips some of them. It is perturbed
-by 2^-14 instead (1/64 of an 8-bit step of the largest value), so that the measured noise contains
-flips; the cap is 0.1, and the mean error may be at most a fifth of the tolerance.
+by 2^-10 instead (a quarter of an 8-bit step of the largest value), so that the measured noise
+contains flips; the cap is 0.1, and the mean error may be at most a fifth of the tolerance.
 
 Integers, bools and strings must be equal, except at the elements that the noise runs themselves
 change. Integer outputs of quantised models are compared like floats, without a base.
@@ -232,7 +232,7 @@ def _perturbed(feed: Feed, index: int, quantised: bool) -> dict[str, Array]:
             continue
         step = _ULPS * _epsilon(array.dtype)
         if quantised:
-            step = max(step, 2.0**-14)
+            step = max(step, 2.0**-10)
         noise = rng.uniform(-step, step, array.shape)
         moved[name] = np.asarray(array.astype(np.float64) * (1 + noise)).astype(array.dtype)
     return moved

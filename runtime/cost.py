@@ -71,8 +71,7 @@ class Products:
         factors = self._factors(removed)
         values = factors.prod(axis=1)
         grown = (factors[term] + per_unit * back[group, None]).prod(axis=1)
-        result: Sizes = np.bincount(group, grown - values[term], self._groups)
-        return result
+        return np.bincount(group, grown - values[term], self._groups).astype(np.float64)
 
     def _factors(self, removed: Counts) -> Sizes:
         gone = np.bincount(self._axis, self._per_unit * removed[self._group], len(self._sizes))
@@ -160,7 +159,7 @@ class CostModel:
         )  # fmt: skip
 
     def _elements(self, weight: Weight, removed: Flags | None) -> int:
-        """Elements of a weight; a vector whose uses keep different parts is stored once for each."""
+        """Elements of a weight; a vector whose uses keep different parts is stored for each."""
         if removed is None:
             return math.prod(weight.shape)
         analysis = self.analysis

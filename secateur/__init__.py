@@ -40,7 +40,7 @@ _ERRORS = (
     "TargetError",
     "UsageError",
 )
-__all__ = ["__version__", *_API, *_ERRORS]  # noqa: PLE0604
+__all__ = ["__version__", *_API, *_ERRORS]
 
 if _TYPE_CHECKING:
     from .driver.api import (

@@ -142,11 +142,11 @@ class Site:
         operand = self.input(index)
         return None if operand is None else self._value_of(operand.name)
 
-    def int(self, name: str, default: Int) -> Int:
+    def integer(self, name: str, default: Int) -> Int:
         """An integer attribute."""
         return attribute_int(self.node, name, default)
 
-    def ints(self, name: str) -> tuple[Int, ...] | None:
+    def integers(self, name: str) -> tuple[Int, ...] | None:
         """An attribute that is a list of integers, or None."""
         return attribute_ints(self.node, name)
 

@@ -37,7 +37,7 @@ def gemm(site: Site) -> None:
     """alpha * A' B' + beta * C, with A' and B' optionally transposed and C broadcast."""
     a, b, y = site.inputs[0], site.inputs[1], site.y
     assert a is not None and b is not None
-    trans_a, trans_b = site.int("transA", 0) != 0, site.int("transB", 0) != 0
+    trans_a, trans_b = site.integer("transA", 0) != 0, site.integer("transB", 0) != 0
     k_a, k_b = (0 if trans_a else 1), (1 if trans_b else 0)
     site.contract((0, k_a), (1, k_b))
     site.produce(a.axis(1 - k_a), y.axis(0))

@@ -25,7 +25,7 @@ def _restate_group(node: Restated) -> None:
         group = node.new_size(0, 1) // node.new_size(1, 1)
     else:
         group = node.new_output_size(0, 1) // node.new_size(1, 1)
-    if node.int("group", 1) != group:
+    if node.integer("group", 1) != group:
         node.set_int("group", group)
 
 
@@ -54,7 +54,7 @@ def _convolution(site: Site, weight_in: int, weight_out: int) -> None:
     site.link(x.axis(0), y.axis(0))
     for axis in (*x.axes[2:], *w.axes[2:], *y.axes[2:]):
         site.pin(axis, _SPATIAL)
-    groups = site.int("group", 1)
+    groups = site.integer("group", 1)
     if groups == 1:
         site.contract((0, 1), (1, weight_in))
         site.produce(w.axis(weight_out), y.axis(1))

@@ -17,7 +17,7 @@ _SPATIAL = "a spatial axis that is folded into channels"
 @rule("Transpose", family="movement")
 def transpose(site: Site) -> None:
     """Axis i of the output is axis perm[i] of the input."""
-    perm = site.ints("perm") or tuple(reversed(range(site.x.rank)))
+    perm = site.integers("perm") or tuple(reversed(range(site.x.rank)))
     for index, source in enumerate(perm):
         site.link(site.x.axis(source), site.y.axis(index))
 
@@ -26,7 +26,7 @@ def transpose(site: Site) -> None:
 def concat(site: Site) -> None:
     """Along the axis each operand has its own stretch; the other axes are common."""
     y = site.y
-    axis = positive_axes([site.int("axis", 1)], y.rank)[0]
+    axis = positive_axes([site.integer("axis", 1)], y.rank)[0]
     start = 0
     for operand in site.inputs:
         if operand is None:
@@ -43,11 +43,11 @@ def _link_stretch(site: Site, part: Operand, whole: Operand, axis: int, start: i
 
 
 def _restate_split(node: Restated) -> None:
-    axis = node.int("axis", 0) % node.input_rank(0)
+    axis = node.integer("axis", 0) % node.input_rank(0)
     if node.keep(0, axis).all():
         return
     sizes = [node.new_output_size(j, axis) for j in range(node.outputs)]
-    if node.ints("split") is not None or node.opset < 13:
+    if node.integers("split") is not None or node.opset < 13:
         node.set_ints("split", sizes)
         return
     if not node.has_input(1) and len(set(sizes)) == 1:
@@ -60,7 +60,7 @@ def _restate_split(node: Restated) -> None:
 def split(site: Site) -> None:
     """The reverse of a concatenation."""
     x = site.x
-    axis = positive_axes([site.int("axis", 0)], x.rank)[0]
+    axis = positive_axes([site.integer("axis", 0)], x.rank)[0]
     if site.input(1) is not None:
         site.pin_all("a list of sizes", [site.input(1)])
     if any(o is None for o in site.outputs):
@@ -81,7 +81,7 @@ def _slices(site: Site) -> list[tuple[int, int, int]] | None:
     """(axis, first selected coordinate, step) for each sliced axis; None if not known."""
     rank = site.x.rank
     if site.opset < 10:
-        starts, axes = site.ints("starts") or (), site.ints("axes")
+        starts, axes = site.integers("starts") or (), site.integers("axes")
         steps: tuple[int, ...] = (1,) * len(starts)
     else:
         if site.value(1) is None:
@@ -112,8 +112,8 @@ def _slice_inputs(
 def _restate_slice(node: Restated) -> None:
     """Kept coordinates stay in order, so a slice stays a slice: only its bounds move."""
     if node.opset < 10:
-        bounds = [np.array([node.ints(name)], np.int64) for name in ("starts", "ends")]
-        axes = node.ints("axes")
+        bounds = [np.array([node.integers(name)], np.int64) for name in ("starts", "ends")]
+        axes = node.integers("axes")
         steps: tuple[int, ...] = (1,) * bounds[0].shape[1]
     else:
         known = [node.values(k) for k in (1, 2, 3, 4)]
@@ -196,7 +196,7 @@ def _strided(site: Site, axis: int, start: int, step: int) -> None:
 
 
 def _restate_gather(node: Restated) -> None:
-    axis = node.int("axis", 0) % node.input_rank(0)
+    axis = node.integer("axis", 0) % node.input_rank(0)
     keep, known = node.keep(0, axis), node.values(1)
     if keep.all() or known is None:
         return
@@ -213,7 +213,7 @@ def gather(site: Site) -> None:
     """Known indices select coordinates; indices known only at run time pin the axis."""
     x, y, indices = site.x, site.y, site.inputs[1]
     assert indices is not None
-    axis = positive_axes([site.int("axis", 0)], x.rank)[0]
+    axis = positive_axes([site.integer("axis", 0)], x.rank)[0]
     for index in range(x.rank):
         if index != axis:
             target = index if index < axis else index + indices.rank - 1
@@ -238,7 +238,7 @@ def gather(site: Site) -> None:
 def _pads(site: Site) -> list[tuple[int, int]] | None:
     """(before, after) for every axis, or None when not known."""
     rank = site.x.rank
-    pads = site.ints("pads") or site.ints("paddings")
+    pads = site.integers("pads") or site.integers("paddings")
     axes = list(range(rank))
     if site.opset >= 11:
         value, named = site.value(1), site.input(3)
@@ -259,7 +259,7 @@ def _restate_pad(node: Restated) -> None:
     rank = node.input_rank(0)
     known, named = (node.values(1), node.values(3)) if node.opset >= 11 else (None, None)
     if node.opset < 11:
-        pads, axes = list(node.ints("pads") or ()), list(range(rank))
+        pads, axes = list(node.integers("pads") or ()), list(range(rank))
     else:
         if known is None:
             return
@@ -365,7 +365,7 @@ def depth_space(site: Site) -> None:
     site.link(deep.axis(0), wide.axis(0))
     for axis in (*deep.axes[2:], *wide.axes[2:]):
         site.pin(axis, _SPATIAL)
-    blocks = site.int("blocksize", 1) ** 2
+    blocks = site.integer("blocksize", 1) ** 2
     sizes = (blocks, wide.shape[1])
     crd = site.string("mode", "DCR") == "CRD"
     runs = [Run(deep.axis(1), (1, 0) if crd else (0, 1)), Run(wide.axis(1), (1,))]

@@ -23,7 +23,7 @@ def batch_normalization(site: Site) -> None:
         for index, axis in enumerate(operand.axes if operand is not None else ()):
             site.link(x.axis(1 + index), axis)
     training = site.opset < 14 and len(site.node.outputs) > 1
-    if site.int("training_mode", 0) or training:
+    if site.integer("training_mode", 0) or training:
         for axis in (x.axis(0), *x.axes[2:]):
             site.pin(axis, _SPATIAL)
 
@@ -46,7 +46,7 @@ def layer_normalization(site: Site) -> None:
     """Normalises over ``axis`` and all that follow; scale and bias broadcast onto the input."""
     x, y = site.x, site.y
     site.link_axes(x, y)
-    first = positive_axes([site.int("axis", -1)], x.rank)[0]
+    first = positive_axes([site.integer("axis", -1)], x.rank)[0]
     for index in range(x.rank):
         touched = [(0, index)]
         for number, operand in enumerate(site.inputs[1:], start=1):
@@ -74,7 +74,7 @@ def layer_normalization(site: Site) -> None:
 def _restate_groups(node: Restated) -> None:
     # Whole groups gone: the group size stays. Offsets gone: the number of groups stays.
     if node.carrier == "groups":
-        old = node.int("num_groups", 1)
+        old = node.integer("num_groups", 1)
         node.set_int("num_groups", old * node.new_size(0, 1) // node.old_size(0, 1))
 
 
@@ -85,7 +85,7 @@ def group_normalization(site: Site) -> None:
     site.link(x.axis(0), y.axis(0))
     for axis in (*x.axes[2:], *y.axes[2:]):
         site.pin(axis, _SPATIAL)
-    groups = site.int("num_groups", 1)
+    groups = site.integer("num_groups", 1)
     sizes = (groups, x.shape[1] // groups)
     parameters: list[tuple[int, Operand]] = [
         (number, operand)
@@ -134,12 +134,12 @@ def local_response_normalization(site: Site) -> None:
 def lp_normalization(site: Site) -> None:
     """Divides by the norm along ``axis``, to which zeros add nothing: exact."""
     site.link_axes(site.x, site.y)
-    site.sink(0, positive_axes([site.int("axis", -1)], site.x.rank)[0])
+    site.sink(0, positive_axes([site.integer("axis", -1)], site.x.rank)[0])
 
 
 @rule("MeanVarianceNormalization", family="normalisation")
 def mean_variance_normalization(site: Site) -> None:
     """Normalises over ``axes``."""
     site.link_axes(site.x, site.y)
-    for axis in positive_axes(site.ints("axes") or (0, 2, 3), site.x.rank):
+    for axis in positive_axes(site.integers("axes") or (0, 2, 3), site.x.rank):
         site.inexact([(0, axis)], [(0, axis)])

@@ -42,7 +42,7 @@ def pool(site: Site) -> None:
 def _restate_sizes(node: Restated) -> None:
     if not node.has_input(3):
         return
-    axes = node.ints("axes") or tuple(range(node.output_rank(0)))
+    axes = node.integers("axes") or tuple(range(node.output_rank(0)))
     node.want(3, node.new_shape(0)[:, [a % node.output_rank(0) for a in axes]])
 
 
@@ -66,7 +66,7 @@ def resize(site: Site) -> None:
 def _resized(site: Site) -> set[int]:
     """Axes that may have another scale than 1 even if they keep their size."""
     rank = site.x.rank
-    axes = positive_axes(site.ints("axes") or range(rank), rank)
+    axes = positive_axes(site.integers("axes") or range(rank), rank)
     if site.input(3) is not None:
         together = site.string("keep_aspect_ratio_policy", "stretch") != "stretch"
         return set(axes) if together else set()

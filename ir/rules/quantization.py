@@ -13,7 +13,7 @@ def quantize(site: Site) -> None:
     coordinates of one block share a scale and go together."""
     x, y = site.x, site.y
     site.link_axes(x, y)
-    axis = positive_axes([site.int("axis", 1)], x.rank)[0] if x.rank > 1 else 0
+    axis = positive_axes([site.integer("axis", 1)], x.rank)[0] if x.rank > 1 else 0
     for operand in site.inputs[1:]:
         if operand is not None:
             _follow(site, x, operand, axis)
@@ -23,7 +23,7 @@ def _follow(site: Site, x: Operand, operand: Operand, axis: int) -> None:
     if operand.rank == 0:
         return
     if operand.rank == 1:
-        if site.int("block_size", 0):
+        if site.integer("block_size", 0):
             # One block left would be one value for the whole tensor: then no block size may stand.
             for axis in (*operand.axes, *x.axes):
                 site.pin(axis, "a vector in blocks")
@@ -32,7 +32,7 @@ def _follow(site: Site, x: Operand, operand: Operand, axis: int) -> None:
         else:
             site.pin(operand.axis(0), "one value for the whole tensor")
         return
-    block = site.int("block_size", 0) or -(-x.shape[axis] // operand.shape[axis])
+    block = site.integer("block_size", 0) or -(-x.shape[axis] // operand.shape[axis])
     for index in range(x.rank):
         if index != axis or block == 1:
             site.link(operand.axis(index), x.axis(index))

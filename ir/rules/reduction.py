@@ -19,7 +19,7 @@ def reduce(site: Site) -> None:
     if axes is None:
         site.pin_all("the axes to reduce are computed at run time")
         return
-    keep = site.int("keepdims", 1) != 0
+    keep = site.integer("keepdims", 1) != 0
     at = 0
     for index in range(x.rank):
         if index in axes:
@@ -36,14 +36,14 @@ def reduce(site: Site) -> None:
 
 def _reduced_axes(site: Site) -> list[int] | None:
     rank = site.x.rank
-    axes = site.ints("axes")
+    axes = site.integers("axes")
     if axes is None and site.input(1) is not None:
         value = site.value(1)
         if value is None:
             return None
         axes = tuple(int(v) for v in value.reshape(-1))
     if not axes:
-        return [] if site.int("noop_with_empty_axes", 0) else list(range(rank))
+        return [] if site.integer("noop_with_empty_axes", 0) else list(range(rank))
     return positive_axes(axes, rank)
 
 
@@ -51,7 +51,7 @@ def _reduced_axes(site: Site) -> list[int] | None:
 def softmax(site: Site) -> None:
     """Before opset 13 everything from ``axis`` on is normalised together."""
     x, y = site.x, site.y
-    axis = positive_axes([site.int("axis", -1 if site.opset >= 13 else 1)], x.rank)[0]
+    axis = positive_axes([site.integer("axis", -1 if site.opset >= 13 else 1)], x.rank)[0]
     last = axis + 1 if site.opset >= 13 else x.rank
     site.link_axes(x, y)
     for index in range(axis, last):
@@ -62,8 +62,8 @@ def softmax(site: Site) -> None:
 def arg_extreme(site: Site) -> None:
     """The result is a position on the axis: it stays as it is."""
     x, y = site.x, site.y
-    axis = positive_axes([site.int("axis", 0)], x.rank)[0]
-    keep = site.int("keepdims", 1) != 0
+    axis = positive_axes([site.integer("axis", 0)], x.rank)[0]
+    keep = site.integer("keepdims", 1) != 0
     site.pin(x.axis(axis), f"{site.node.op_type} along this axis")
     if keep:
         site.pin(y.axis(axis), f"{site.node.op_type} along this axis")
@@ -76,7 +76,7 @@ def arg_extreme(site: Site) -> None:
 def top_k(site: Site) -> None:
     """Ranked along the axis; the others pass through to values and indices."""
     x = site.x
-    axis = positive_axes([site.int("axis", -1)], x.rank)[0]
+    axis = positive_axes([site.integer("axis", -1)], x.rank)[0]
     site.pin_all("the number of results", site.inputs[1:])
     site.pin(x.axis(axis), "ranked along this axis")
     for output in site.outputs:

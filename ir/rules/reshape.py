@@ -125,7 +125,7 @@ def factorise(left: Axes, right: Axes) -> tuple[list[int], list[Run]]:
 
 def _restate_squeeze(node: Restated) -> None:
     """Without axes every size-1 axis goes: name them, since pruning may leave a size of 1."""
-    if node.ints("axes") is None and not node.has_input(1):
+    if node.integers("axes") is None and not node.has_input(1):
         axes = [i for i in range(node.input_rank(0)) if node.old_size(0, i) == 1]
         if node.opset >= 13:
             node.want(1, np.array([axes, axes], np.int64))
@@ -154,7 +154,7 @@ def insert_axes(site: Site) -> None:
 
 
 def _inserted(site: Site, long: Operand) -> list[int] | None:
-    axes = site.ints("axes")
+    axes = site.integers("axes")
     if axes is None and site.input(1) is not None:
         value = site.value(1)
         if value is None:
