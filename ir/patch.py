@@ -69,6 +69,11 @@ class Patcher:
             node.replace_input_with(index, self.new_constant(label, tensor))
         else:
             assert old is not None
+            if node.graph is not self.graph:
+                raise RewriteError(
+                    f"node '{node_label(node)}': control flow uses the dynamic size '{old.name}',"
+                    " which changes; keep its channels with --protect"
+                )
             node.replace_input_with(index, self._patch_entries(node, old, need, given))
         if old is not None:
             self._abandoned.append(old)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .analysis import Analysis
+from .analysis import Analysis, output_name
 from .coupling import Flags
 from .masks import Compaction, Mask
 
@@ -19,19 +19,15 @@ def reference_points(analysis: Analysis, removed: Flags) -> tuple[list[Mask], li
     for sink in analysis.statements.sinks:
         gone = _gone(analysis, sink.axis, removed)
         if gone:
-            masks.append(Mask(_node_name(analysis, sink.site), sink.input, sink.index, gone))
+            masks.append(Mask(output_name(analysis.sites[sink.site].node), sink.input, sink.index, gone))
     for inexact in analysis.statements.inexact:
         gone = _gone(analysis, inexact.axis, removed)
         if gone:
             size = analysis.coupling.sizes[inexact.axis]
-            name = _node_name(analysis, inexact.site)
+            name = output_name(analysis.sites[inexact.site].node)
             compactions.append(Compaction(name, inexact.inputs, inexact.outputs, gone, size))
     return masks, compactions
 
 
 def _gone(analysis: Analysis, axis: int, removed: Flags) -> tuple[int, ...]:
     return tuple(np.flatnonzero(~analysis.keep(axis, removed)).tolist())
-
-
-def _node_name(analysis: Analysis, site: int) -> str:
-    return next(str(o.name) for o in analysis.sites[site].node.outputs if o.name)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as oir
 
-from .analysis import Analysis
+from .analysis import Analysis, output_name
 from .constants import constant_tensor, set_constant
 from .coupling import Flags, Indices
 from .patch import Patcher
@@ -82,14 +82,15 @@ class _Rewriter:
     def run(self) -> Rewritten:
         slices = self._slice_constants()
         self._restate_shapes()
-        nodes = {str(n.outputs[0].name): n for n in self.graph if n.outputs}
-        protos = {p.output[0]: p for p in self.analysis.skeleton.nodes if p.output}
+        protos = {output: p for p in self.analysis.skeleton.nodes for output in p.output}
         for site in self.analysis.sites:
-            name = str(site.node.outputs[0].name)
-            node = nodes[name]
-            wanted = self._restate(site, node)
-            patched = self._correct_inputs(site, node, wanted)
-            self._follow(protos[name], patched)
+            name = output_name(site.node)
+            if name:
+                node = self._node_of(site)
+                wanted = self._restate(site, node)
+                patched = self._correct_inputs(site, node, wanted)
+                self._follow(protos[name], patched)
+        self._correct_captured()
         self._correct_outputs()
         self.patcher.drop_abandoned()
         return Rewritten(self.model, slices)
@@ -189,7 +190,7 @@ class _Rewriter:
         return known if len(known) == len(found) else None
 
     def _node_of(self, site: Site) -> oir.Node:
-        node = self.values[str(site.node.outputs[0].name)].producer()
+        node = self.values[output_name(site.node)].producer()
         assert node is not None
         return node
 
@@ -247,6 +248,16 @@ class _Rewriter:
             self.patcher.patch(node, index, need, after)
             patched[index] = need
         return patched
+
+    def _correct_captured(self) -> None:
+        """Sizes that control flow captures from the main graph stay what they were."""
+        for name, given in list(self._changed.items()):
+            value, before = self.values[name], self.before(name)
+            if name in self.analysis.weight_names or before is None:
+                continue
+            for use in tuple(value.uses()):
+                if use.node.graph is not self.graph:
+                    self.patcher.patch(use.node, use.idx, before, given)
 
     def _correct_outputs(self) -> None:
         """An output of the model that is computed from sizes stays what it was."""

@@ -767,9 +767,7 @@ class Chain:
         number = len(self.nodes)
         names = [f"c{number}_{k}" for k in range(len(constants))]
         self.values.update(zip(names, constants, strict=True))
-        self.nodes.append(
-            helper.make_node(op, [self.last, *names], [f"y{number}"], **attributes)
-        )
+        self.nodes.append(helper.make_node(op, [self.last, *names], [f"y{number}"], **attributes))
         self.last, self.shape = f"y{number}", list(shape)
 
     def grow(self) -> None:
@@ -794,9 +792,7 @@ class Chain:
             self.add(op, resized(len(range(start, shape[axis], step))), *bounds)
         elif op == "Concat":
             self.nodes.append(
-                helper.make_node(
-                    op, [self.last, self.last], [f"y{len(self.nodes)}"], axis=axis
-                )
+                helper.make_node(op, [self.last, self.last], [f"y{len(self.nodes)}"], axis=axis)
             )
             self.last, self.shape = f"y{len(self.nodes) - 1}", resized(2 * shape[axis])
         elif op == "Pad":

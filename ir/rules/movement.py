@@ -277,7 +277,7 @@ def _restate_pad(node: Restated) -> None:
         node.set_ints("pads", pads)
     else:
         wanted = known.copy()
-        moved = [k for k, (a, b) in enumerate(zip(old, pads, strict=True)) if a != b]
+        moved = [k for k, size in enumerate(pads) if size != old[k]]
         wanted[:, moved] = np.array(pads, np.int64)[moved]
         node.want(1, wanted)
 
