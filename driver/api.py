@@ -32,6 +32,9 @@ from ..passes.prune import Prune, Pruning
 from ..runtime.benchmark import Speedup, Timing
 from ..runtime.certificate import Certificate
 
+MAX_THREADS = 1024
+MAX_SIZE = 2**31 - 1
+
 Source = str | os.PathLike[str] | onnx.ModelProto | oir.Model
 Calibration = str | os.PathLike[str] | Mapping[str, npt.NDArray[np.generic]]
 Progress = Callable[[str, float | None], None]
@@ -210,6 +213,7 @@ def bench(
         threads=threads,
         min_runs=min_runs,
         min_seconds=min_seconds,
+        max_seconds=max(min_seconds, 30.0),
         progress=None if progress is None else lambda done: progress("time", done),
     )
     return Bench(first, second, Speedup.of(first, second), threads)
@@ -294,7 +298,7 @@ def run(
         timing = _bench_models(model, outcome.model, context)
         seconds["time"] = time.perf_counter() - begin
     result = PruneResult(outcome.model, model, outcome.passes, outcome.results, timing)
-    result.report = build_report(result, source, context, seconds)
+    result.report = build_report(result, source, context, seconds, outcome.timings)
     return result
 
 
@@ -354,8 +358,13 @@ def _context(
     """Options shared by all passes; sizes that ``dims`` leaves open come from the calibration."""
     from ..ir.shapes import symbolic_dims
 
-    if threads < 0:
-        raise UsageError(f"the number of threads cannot be negative ({threads})")
+    if not 0 <= threads <= MAX_THREADS:
+        raise UsageError(f"the number of threads must be 0 to {MAX_THREADS}, not {threads}")
+    if seed < 0:
+        raise UsageError(f"the seed cannot be negative ({seed})")
+    for name, size in (dims or {}).items():
+        if not 0 < size <= MAX_SIZE:
+            raise UsageError(f"dimension '{name}' needs a size of 1 to {MAX_SIZE}, not {size}")
     sizes = dict(dims or {})
     arrays: dict[str, npt.NDArray[np.generic]] | None = None
     if calibration is not None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
 
 import typer
+import typer.core
 
 from .. import __version__
 from ..ir.errors import SecateurError, UsageError
@@ -21,10 +23,35 @@ from ..ir.errors import SecateurError, UsageError
 if TYPE_CHECKING:
     from .api import PruneResult
 
+
+class Commands(typer.core.TyperGroup):
+    """All commands. What Typer would frame in a box becomes one line on stderr."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Runs the command line; exits unless ``standalone_mode`` is false."""
+        try:
+            code = super().main(*args, standalone_mode=False, **extra) or 0
+            sys.stdout.flush()
+        except BrokenPipeError:
+            code = _pipe_closed()
+        except typer.Abort:
+            code = 130
+        except Exception as error:
+            show = getattr(error, "format_message", None)  # Typer's errors have it, others do not
+            if show is None:
+                raise
+            path = getattr(getattr(error, "ctx", None), "command_path", "secateur")
+            _report(f"{show().rstrip('.')} (see '{path} --help')")
+            code = UsageError.exit_code
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
 app = typer.Typer(
     name="secateur",
+    cls=Commands,
     help="A structured-pruning compiler for ONNX: smaller, faster models, each with a proof.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,13 +67,14 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            result = command(*args, **kwargs)
+            sys.stdout.flush()
+            return result
         except SecateurError as error:
             _fail(str(error), error.exit_code)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except (typer.Exit, KeyboardInterrupt):
+            raise typer.Exit(_pipe_closed()) from None
+        except typer.Exit:
             raise
         except Exception as error:
             if os.environ.get("SECATEUR_DEBUG"):
@@ -63,8 +91,18 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"secateur: error: {' '.join(message.split())}", file=sys.stderr)
+    _report(message)
     raise typer.Exit(code)
+
+
+def _report(message: str) -> None:
+    print(f"secateur: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _pipe_closed() -> int:
+    """Whoever read our output has left: be quiet, also when the interpreter flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 # -- options that several commands share ------------------------------------------------------
@@ -89,8 +127,12 @@ Carrier = Annotated[
 ]
 Report = Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Threads = Annotated[int, typer.Option(help="ONNX Runtime threads (0: as many as it likes).")]
-Seed = Annotated[int, typer.Option(help="Seed of the random inputs of certificate and timing.")]
+Threads = Annotated[
+    int, typer.Option(min=0, max=1024, help="ONNX Runtime threads (0: as many as it likes).")
+]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Seed of the random inputs of certificate and timing.")
+]
 Bench = Annotated[bool, typer.Option("--bench/--no-bench", help="Time original and result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
@@ -99,34 +141,75 @@ def _dims(pairs: list[str] | None) -> dict[str, int]:
     dims: dict[str, int] = {}
     for pair in pairs or ():
         name, equals, size = pair.rpartition("=")
-        if not (name and equals and size.lstrip("+-").isdecimal()):
+        if not (name and equals and re.fullmatch("[0-9]{1,10}", size)):
             raise UsageError(f"--dim '{pair}' is not of the form NAME=SIZE")
+        if name in dims:
+            raise UsageError(f"--dim gives dimension '{name}' twice")
         dims[name] = int(size)
     return dims
 
 
-def _check_output(*paths: Path | None) -> None:
-    """Finds out before the work whether the results can be written."""
-    for path in paths:
-        if path is None:
-            continue
-        folder = path.parent
-        if path.is_dir():
-            raise UsageError(f"cannot write {path}: it is a folder")
-        if not folder.is_dir():
-            raise UsageError(f"cannot write {path}: the folder {folder} does not exist")
-        if not os.access(folder, os.W_OK):
-            raise UsageError(f"cannot write {path}: the folder {folder} is not writable")
+def _check_files(inputs: Sequence[Path | None], output: Path, report: Path | None) -> None:
+    """Finds out before the work whether the results can be written, and over nothing they need."""
+    data = output.with_name(f"{output.name}.data") if output.name else output
+    for path in (output, report):
+        if path is not None:
+            _check_writable(path)
+    if report is not None and os.path.realpath(report) in map(os.path.realpath, (output, data)):
+        raise UsageError(f"--report {report} and the pruned model would be one file")
+    for path in (output, data, report):
+        for source in inputs:
+            if path is not None and source is not None and _is_same(path, source):
+                raise UsageError(f"{path} is an input of this command; write to another file")
+
+
+def _check_writable(path: Path) -> None:
+    folder = path.parent
+    try:
+        reasons = {
+            "it is a folder": path.is_dir(),
+            f"the folder {folder} does not exist": not folder.exists(),
+            f"{folder} is not a folder": not folder.is_dir(),
+            f"the folder {folder} is not writable": not os.access(folder, os.W_OK),
+            "its name is too long": len(os.fsencode(path.name)) > 200,
+        }
+    except OSError as error:
+        reasons = {str(error.strerror): True}
+    for reason, found in reasons.items():
+        if found:
+            raise UsageError(f"cannot write {path}: {reason}")
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # one of them does not exist
+        return False
+
+
+def _keep_weights(model: Path, result: PruneResult, output: Path) -> None:
+    """Refuses to write over the original's external data: `verify` needs the original."""
+    from ..ir.io import model_files
+
+    data = output.with_name(f"{output.name}.data")
+    for source in model_files(model, result.original):
+        for path in (output, data):
+            if _is_same(path, source):
+                raise UsageError(f"{path} holds weights of the original; write to another file")
 
 
 @app.callback(invoke_without_command=True)
 def _global(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="secateur: %(message)s")
     if version:
         print(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(UsageError.exit_code)
 
 
 # -- commands ---------------------------------------------------------------------------------
@@ -149,7 +232,9 @@ def prune(
         Literal["local", "global"],
         typer.Option(help="The same share in every group, or one ranking over all."),
     ] = "local",
-    round_to: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 1,
+    round_to: Annotated[
+        int, typer.Option(min=1, help="Keep multiples of this many channels.")
+    ] = 1,
     protect: Protect = None,
     max_ratio: Annotated[
         float, typer.Option(help="Largest share of units that a group may lose.")
@@ -173,7 +258,7 @@ def prune(
     """
     from .terminal import show_result, working
 
-    _check_output(output, report)
+    _check_files([model, calibration], output, report)
     dims = _dims(dim)
     with working(quiet or json) as progress:
         from .api import prune as prune_model
@@ -197,6 +282,7 @@ def prune(
             bench=bench,
             progress=progress,
         )
+        _keep_weights(model, result, output)
         result.save(output, report)
     _print_result(result, output, json, quiet, show_result)
 
@@ -229,8 +315,14 @@ def run(
     calibration: Calibration = None,
     report: Report = None,
     json: Json = False,
-    threads: Annotated[int | None, typer.Option(help="ONNX Runtime threads (0: any).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the random inputs.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=0, max=1024, help="ONNX Runtime threads (0: as many as it likes)."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seed of the random inputs of certificate and timing."),
+    ] = None,
     bench: Bench = True,
     quiet: Quiet = False,
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Time of every pass.")] = False,
@@ -242,7 +334,8 @@ def run(
         typer.Option(metavar="PASS", help="Print the graph after a pass, or 'all' (repeatable)."),
     ] = None,
     bisect_limit: Annotated[
-        int | None, typer.Option(help="Run only the first N passes and say which was the last.")
+        int | None,
+        typer.Option(min=0, help="Run only the first N passes and say which was the last."),
     ] = None,
     reproducer: Annotated[
         Path | None, typer.Option(help="Folder for the model and pipeline if a pass fails.")
@@ -252,7 +345,7 @@ def run(
     from ..passes.pipeline import load_pipeline_toml, parse_pipeline
     from .terminal import show_result, working
 
-    _check_output(output, report)
+    _check_files([model, calibration, config], output, report)
     if (pipeline is None) == (config is None):
         raise UsageError("give exactly one of --pipeline and --config")
     dims = _dims(dim)
@@ -263,6 +356,9 @@ def run(
         seed = context.seed if seed is None else seed
     else:
         passes = parse_pipeline(pipeline or "")
+    _check_printed(print_ir_after or (), [p.name for p in passes])
+    if reproducer is not None and reproducer.exists() and not reproducer.is_dir():
+        raise UsageError(f"--reproducer {reproducer} is not a folder")
     watchers = _instrumentations(time_passes, statistics, print_ir_after, bisect_limit, reproducer)
     with working(quiet or json) as progress:
         from .api import run as run_pipeline
@@ -278,8 +374,19 @@ def run(
             progress=progress,
             instrumentations=watchers,
         )
+        _keep_weights(model, result, output)
         result.save(output, report)
     _print_result(result, output, json, quiet, show_result)
+
+
+def _check_printed(wanted: Sequence[str], names: Sequence[str]) -> None:
+    from ..ir.registry import suggest
+
+    for name in wanted:
+        if name not in (*names, "all"):
+            raise UsageError(
+                f"--print-ir-after {name}: no such pass in the pipeline{suggest(name, names)}"
+            )
 
 
 def _instrumentations(
@@ -412,8 +519,10 @@ def bench(
     calibration: Calibration = None,
     threads: Threads = 0,
     seed: Seed = 0,
-    runs: Annotated[int, typer.Option(help="At least this many runs of each.")] = 50,
-    seconds: Annotated[float, typer.Option(help="At least this long.")] = 2.0,
+    runs: Annotated[int, typer.Option(min=1, help="At least this many runs of each.")] = 50,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="At least this long; over 30 also at most.")
+    ] = 2.0,
     json: Json = False,
 ) -> None:
     """Time two models in turns in ONNX Runtime: P50 with spread, speed-up beside the MACs ratio."""

@@ -5,22 +5,27 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import platform
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as oir
 
-from ..ir.errors import DataError
+from ..ir.errors import DataError, SecateurError
 from ..ir.io import atomic_write, files_digest, memory_digest, model_files
 
 if TYPE_CHECKING:
     from ..passes.base import PassContext
     from ..passes.prune import Pruning
     from ..runtime.benchmark import Timing
-    from ..runtime.cost import Costs
+    from ..runtime.cost import Costs, LayerCost
     from .api import Bench, PruneResult, Source
+    from .origin import Removed
 
 VERSION = 1
 """Version of the report's schema; it changes when a field changes its meaning or goes."""
@@ -29,73 +34,139 @@ _LIBRARIES = ("onnx", "onnx-ir", "onnxruntime", "numpy", "scipy", "networkx")
 
 
 def build_report(
-    result: PruneResult, source: Source, context: PassContext, seconds: Mapping[str, float]
+    result: PruneResult,
+    source: Source,
+    context: PassContext,
+    seconds: Mapping[str, float],
+    timings: Sequence[float],
 ) -> dict[str, Any]:
-    """A dictionary of plain JSON values about one run."""
+    """A dictionary of plain JSON values about one run.
+
+    ``seconds`` are the phases around the passes, ``timings`` the seconds of every pass.
+    """
     from ..passes.pipeline import format_pipeline
 
-    pruning = result.pruning
+    prunings = {
+        number: found.details["pruning"]
+        for number, found in enumerate(result.results, start=1)
+        if "pruning" in found.details
+    }
     if isinstance(source, (str, os.PathLike)):
         original = describe_files(model_files(source, result.original))
     else:
         original = describe_model(result.original)
     pruned = describe_model(result.model)
-    clock = dict(seconds)
-    for prune_result in result.results:
-        if "pruning" in prune_result.details:
-            for phase, spent in prune_result.details["pruning"].seconds.items():
-                clock[phase] = clock.get(phase, 0.0) + spent
-    report: dict[str, Any] = {
+    clock = Counter(seconds)
+    for pruning in prunings.values():
+        clock.update(pruning.seconds)
+    whole = _Whole.of(result, list(prunings.values()), context)
+    return {
         "schema_version": VERSION,
         "secateur": _version("secateur"),
         "libraries": {name: _version(name) for name in _LIBRARIES},
+        "machine": {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+        },
         "pipeline": format_pipeline(result.passes),
         "options": [_options(p) for p in result.passes],
         "seed": context.seed,
         "threads": context.threads,
-        "dims": dict(pruning.analysis.facts[0].binding) if pruning else dict(context.dims),
+        "dims": whole.dims,
+        "calibration": None
+        if context.calibration is None
+        else {name: list(array.shape) for name, array in context.calibration.items()},
         "original": original,
         "pruned": pruned,
         "seconds": {phase: round(spent, 6) for phase, spent in clock.items()},
-        "groups": [],
-        "layers": [],
-        "totals": {"file_bytes": _change(original["bytes"], pruned["bytes"])},
-        "certificate": None,
+        "passes": _passes(result, timings),
+        "groups": [row for number, p in prunings.items() for row in _groups(number, p)],
+        "layers": _layers(whole.before, whole.after),
+        "totals": {"file_bytes": _change(original["bytes"], pruned["bytes"])}
+        | _totals(whole.before, whole.after, list(prunings.values())),
+        "certificate": _certificate(result),
         "timing": _timing(result.bench),
-        "warnings": [],
-        "removed": [],
-    }
-    if pruning is not None:
-        report["groups"] = groups_json(pruning)
-        report["layers"] = _layers(pruning.before, pruning.after)
-        report["totals"] |= {
-            "macs": _change(pruning.before.macs, pruning.after.macs),
-            "parameters": _change(pruning.before.parameters, pruning.after.parameters),
-            "weight_bytes": _change(pruning.before.weight_bytes, pruning.after.weight_bytes),
-            "peak_activation_bytes": _change(
-                pruning.before.peak_activation_bytes, pruning.after.peak_activation_bytes
-            ),
-            "units": _change(
-                pruning.analysis.unit_count,
-                pruning.analysis.unit_count - int(pruning.removed.sum()),
-            ),
-        }
-        certificate = result.certificate
-        assert certificate is not None
-        report["certificate"] = certificate.to_json() | {
-            "masks": [m.to_json() for m in pruning.masks],
-            "compactions": [c.to_json() for c in pruning.compactions],
-        }
-        report["warnings"] = list(pruning.analysis.warnings) + list(certificate.notes)
-        report["removed"] = [
+        "warnings": _warnings(result, list(prunings.values()), whole),
+        "removed": [
             {"tensor": s.tensor, "axis": s.axis, "indices": list(s.indices), "role": s.role}
-            for s in pruning.slices
-        ]
-    return report
+            for s in whole.removed.slices
+        ],
+    }
 
 
-def groups_json(pruning: Pruning) -> list[dict[str, Any]]:
-    """Every group with what it keeps and what it owns."""
+@dataclass(frozen=True)
+class _Whole:
+    """The whole run from the original model to the result; costs are None when unknown."""
+
+    dims: dict[str, int]
+    before: Costs | None
+    after: Costs | None
+    removed: Removed
+
+    @classmethod
+    def of(cls, result: PruneResult, prunings: Sequence[Pruning], context: PassContext) -> _Whole:
+        from ..ir.analysis import analyze
+        from ..runtime.cost import CostModel
+        from ..runtime.observe import observer
+        from .origin import Removed, removed_in_original
+
+        if len(result.passes) == 1 and prunings:
+            (only,) = prunings
+            dims = dict(only.analysis.facts[0].binding)
+            return cls(dims, only.before, only.after, Removed(only.slices, True))
+        carriers = {getattr(p, "carrier", "heads") for p in result.passes if p.name == "prune"}
+        analyses = []
+        try:
+            for model in (result.original, result.model):
+                observe = observer(model, context.calibration)
+                prefer = carriers.pop() if len(carriers) == 1 else "heads"
+                analyses.append(analyze(model, context.dims, prefer=prefer, observe=observe))
+        except SecateurError:  # the passes themselves may have needed no sizes
+            return cls(dict(context.dims), None, None, Removed([], not prunings))
+        original, final = analyses
+        removed = removed_in_original(original, prunings) if prunings else Removed([], True)
+        dims = dict(original.facts[0].binding)
+        return cls(dims, CostModel(original).costs(), CostModel(final).costs(), removed)
+
+
+def _passes(result: PruneResult, timings: Sequence[float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "pass": done.name,
+            "contract": done.contract.value,
+            "modified": bool(outcome.modified),
+            "seconds": round(spent, 6),
+            "statistics": dict(outcome.statistics),
+            "certificate": None
+            if outcome.certificate is None
+            else getattr(outcome.certificate, "describe", str)(),
+        }
+        for done, outcome, spent in zip(result.passes, result.results, timings, strict=True)
+    ]
+
+
+def _certificate(result: PruneResult) -> dict[str, Any] | None:
+    pruning, certificate = result.pruning, result.certificate
+    if pruning is None or certificate is None:
+        return None
+    return certificate.to_json() | {
+        "masks": [m.to_json() for m in pruning.masks],
+        "compactions": [c.to_json() for c in pruning.compactions],
+    }
+
+
+def _warnings(result: PruneResult, prunings: Sequence[Pruning], whole: _Whole) -> list[str]:
+    found = [warning for p in prunings for warning in p.analysis.warnings]
+    if result.certificate is not None:
+        found += result.certificate.notes
+    if not whole.removed.complete:
+        found.append("'removed' lacks tensors that passes before the pruning made")
+    return list(dict.fromkeys(found))
+
+
+def _groups(number: int, pruning: Pruning) -> list[dict[str, Any]]:
+    """Every group of one pruning pass with what it keeps and what it owns."""
     analysis = pruning.analysis
     rows = []
     for group in analysis.groups:
@@ -103,6 +174,7 @@ def groups_json(pruning: Pruning) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": group.name,
+                "pass": number,
                 "units": len(group.units),
                 "kept": len(group.units) - gone,
                 "removed": gone,
@@ -117,17 +189,47 @@ def groups_json(pruning: Pruning) -> list[dict[str, Any]]:
     return rows
 
 
-def _layers(before: Costs, after: Costs) -> list[dict[str, Any]]:
+def _layers(before: Costs | None, after: Costs | None) -> list[dict[str, Any]]:
+    """Every layer of either model, matched by name, operator and occurrence."""
+    rows = _by_name(before)
+    left = _by_name(after)
     return [
         {
-            "name": old.name,
-            "op_type": old.op_type,
-            "macs": {"before": old.macs, "after": new.macs},
-            "parameters": {"before": old.parameters, "after": new.parameters},
-            "activation_bytes": {"before": old.activation_bytes, "after": new.activation_bytes},
+            "name": key[0],
+            "op_type": key[1],
+            **{
+                field: {
+                    "before": getattr(rows.get(key), field, None),
+                    "after": getattr(left.get(key), field, None),
+                }
+                for field in ("macs", "parameters", "activation_bytes")
+            },
         }
-        for old, new in zip(before.layers, after.layers, strict=True)
+        for key in rows | left
     ]
+
+
+def _by_name(costs: Costs | None) -> dict[tuple[str, str, int], LayerCost]:
+    seen: Counter[tuple[str, str]] = Counter()
+    rows = {}
+    for layer in costs.layers if costs is not None else ():
+        key = (layer.name, layer.op_type)
+        rows[*key, seen[key]] = layer
+        seen[key] += 1
+    return rows
+
+
+def _totals(
+    before: Costs | None, after: Costs | None, prunings: Sequence[Pruning]
+) -> dict[str, Any]:
+    fields = ("macs", "parameters", "weight_bytes", "peak_activation_bytes")
+    totals: dict[str, Any] = {}
+    if before is not None and after is not None:
+        totals = {k: _change(getattr(before, k), getattr(after, k)) for k in fields}
+    if prunings:
+        units = prunings[0].analysis.unit_count
+        totals["units"] = _change(units, units - sum(int(p.removed.sum()) for p in prunings))
+    return totals
 
 
 def _change(before: int, after: int) -> dict[str, Any]:
@@ -197,14 +299,32 @@ def _version(name: str) -> str:
 
 
 def to_text(report: Mapping[str, Any]) -> str:
-    """The report as JSON text."""
+    """The report as JSON text, lists of numbers on one line. Raises nothing for numbers that JSON
+    does not have: they become null."""
+    try:
+        text = json.dumps(report, indent=2, default=_plain, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(report), indent=2, default=_plain)
+    return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.generic):
-            return value.item()
-        raise TypeError(f"{type(value).__name__} in a report")
 
-    return json.dumps(report, indent=2, default=plain) + "\n"
+_NUMBERS = re.compile(r"(?<=\[)\s+-?\d+(?:,\s+-?\d+)*\s+(?=\])")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} in a report")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, (float, np.floating)) and not np.isfinite(value):
+        return None
+    return value
 
 
 def write_report(report: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -219,7 +339,7 @@ def read_report(source: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[s
     else:
         try:
             report = json.loads(Path(source).read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{source}: not a readable report: {error}") from None
     version = report.get("schema_version") if isinstance(report, Mapping) else None
     if version != VERSION:

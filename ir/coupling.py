@@ -10,8 +10,9 @@ a reshape chooses its carrier among the axes that are not pinned yet (see `Choic
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
@@ -88,8 +89,16 @@ class Coupling:
         self._linked: defaultdict[int, list[Link]] = defaultdict(list)
         self._pinned: dict[int, Flags] = {}
         self._full: set[int] = set()
+        self._queue: deque[tuple[int, Sequence[Link] | None]] = deque()
+        # While choices are being decided: the open ones, those to look at (again), those with a
+        # hint at a head, and by class the choices that a full pin or a head would concern.
+        self._open: set[int] = set()
+        self._stirred: set[int] = set()
+        self._hinted: set[int] = set()
         self._head_roots: set[int] = set()
-        self._queue: deque[tuple[int, Indices | None]] = deque()
+        self._needing: defaultdict[int, list[int]] = defaultdict(list)
+        self._hinting: defaultdict[int, list[int]] = defaultdict(list)
+        self._ties: dict[int, tuple[int, Indices]] = {}
 
     # -- axes ---------------------------------------------------------------------------------
 
@@ -123,12 +132,9 @@ class Coupling:
             return
         for end in (a, b):
             self._linked[self.root(end)].append(link)
-        for end, index in ((a, a_index), (b, b_index)):
-            flags = self._pinned.get(self.root(end))
-            if flags is not None:
-                pinned = index[flags[index]]
-                if pinned.size:
-                    self._queue.append((end, pinned))
+        for end in (a, b):
+            if self.root(end) in self._pinned:
+                self._queue.append((end, (link,)))
 
     def pin(self, axis: int, index: Indices | None, reason: str, site: int) -> None:
         """Pins coordinates of an axis (all when ``index`` is None)."""
@@ -155,13 +161,23 @@ class Coupling:
         self._parent[b] = a
         moved = self._linked.pop(b, [])
         self._linked[a].extend(moved)
+        self._ties.pop(b, None)
+        if a in self._full:
+            self._stirred.update(self._needing.get(b, ()))
+        if (a in self._head_roots) != (b in self._head_roots):
+            self._hinted.update(self._hinting.get(b if a in self._head_roots else a, ()))
+            self._head_roots.discard(b)
+            self._head_roots.add(a)
+        for concerned in (self._needing, self._hinting):
+            if b in concerned:
+                concerned[a] += concerned.pop(b)
         flags_a, flags_b = self._pinned.get(a), self._pinned.pop(b, None)
         self._full.discard(b)
+        if flags_a is not None and moved:  # what a already had must reach b's old links
+            self._queue.append((a, moved))
         if flags_b is not None:
             only_b = np.flatnonzero(flags_b if flags_a is None else flags_b & ~flags_a)
             self._pin(a, only_b)
-        if flags_a is not None and moved:  # what a already had must reach b's old links
-            self._queue.append((a, np.flatnonzero(flags_a)))
 
     def _pin(self, axis: int, index: Indices | None) -> None:
         root = self.root(axis)
@@ -173,14 +189,15 @@ class Coupling:
             flags[fresh] = True
             if flags.all():
                 self._full.add(root)
-            self._queue.append((root, fresh))
+                self._stirred.update(self._needing.get(root, ()))
+            self._queue.append((root, None))
 
     def _spread(self) -> None:
         while self._queue:
-            axis, _ = self._queue.popleft()
+            axis, links = self._queue.popleft()
             root = self.root(axis)
             flags = self._pinned[root]
-            for link in tuple(self._linked.get(root, ())):
+            for link in self._linked.get(root, ()) if links is None else links:
                 assert link.a_index is not None and link.b_index is not None
                 if self.root(link.a) == root:
                     self._pin(link.b, link.b_index[flags[link.a_index]])
@@ -197,39 +214,53 @@ class Coupling:
         product (unless ``prefer`` is "largest"), then the rest in order of the nodes, each for
         the alternative that leaves most units.
         """
-        pending = list(self.choices)
-        while pending:
-            pending = self._take_forced(pending)
-            self._head_roots = {self.root(axis) for axis in self.heads}
-            hinted = [
-                c for c in pending if prefer == "heads" and any(map(self._hinted, c.alternatives))
-            ]
-            for choice in hinted or pending[:1]:
-                self._take_best(choice, prefer)
-            decided = {id(c) for c in (hinted or pending[:1])}
-            pending = [c for c in pending if id(c) not in decided]
+        self._open = set(range(len(self.choices)))
+        self._stirred = set(self._open)
+        self._head_roots = {self.root(axis) for axis in self.heads if prefer == "heads"}
+        for number, choice in enumerate(self.choices):
+            for alternative in choice.alternatives:
+                for axis in alternative.needs:
+                    self._needing[self.root(axis)].append(number)
+                for axis in alternative.hint:
+                    self._hinting[self.root(axis)].append(number)
+                if self._is_hinted(alternative):
+                    self._hinted.add(number)
+        for first in range(len(self.choices)):
+            self._take_forced()
+            while first in self._open:
+                batch = sorted(self._hinted & self._open) or [first]
+                self._hinted.clear()
+                self._open.difference_update(batch)
+                for number in batch:
+                    self._take_best(self.choices[number], prefer)
+                self._take_forced()
         self._spread()
 
     def _possible(self, choice: Choice) -> list[Alternative]:
         return [a for a in choice.alternatives if not any(map(self.is_pinned, a.needs))]
 
-    def _take_forced(self, pending: list[Choice]) -> list[Choice]:
+    def _take_forced(self) -> None:
         """Takes all choices with at most one alternative left, until none is."""
-        seen = -1
-        while seen != len(self._full):
-            seen = len(self._full)
-            rest = []
-            for choice in pending:
-                possible = self._possible(choice)
-                if len(possible) > 1:
-                    rest.append(choice)
-                elif possible:
-                    self._take(choice, possible[0])
-                else:
-                    choice.otherwise()
-            pending = rest
+        waiting: list[int] = []
+        while True:
             self._spread()
-        return pending
+            for number in self._stirred:
+                heappush(waiting, number)
+            self._stirred.clear()
+            if not waiting:
+                return
+            number = heappop(waiting)
+            if number not in self._open:
+                continue
+            choice = self.choices[number]
+            possible = self._possible(choice)
+            if len(possible) > 1:
+                continue
+            self._open.discard(number)
+            if possible:
+                self._take(choice, possible[0])
+            else:
+                choice.otherwise()
 
     def _take_best(self, choice: Choice, prefer: str) -> None:
         possible = self._possible(choice)
@@ -239,7 +270,7 @@ class Coupling:
 
         def preference(a: Alternative) -> tuple[int, bool, bool, int]:
             units = min((self._count_units(axis, digit) for axis, digit in a.digits), default=1)
-            return a.rank, units > 1, prefer == "heads" and self._hinted(a), units
+            return a.rank, units > 1, self._is_hinted(a), units
 
         self._take(choice, max(possible, key=preference) if len(possible) > 1 else possible[0])
 
@@ -247,29 +278,43 @@ class Coupling:
         self.carriers[choice.site] = alternative.name
         alternative.apply()
 
-    def _hinted(self, alternative: Alternative) -> bool:
+    def _is_hinted(self, alternative: Alternative) -> bool:
         return any(self.root(axis) in self._head_roots for axis in alternative.hint)
 
     def _count_units(self, axis: int, digit: Indices) -> int:
         """How many units an axis would fall into, given ``digit`` and the links it has already."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
         root, size = self.root(axis), self.sizes[axis]
-        base = size + int(digit.max(initial=0)) + 1
-        left, right = [np.arange(size)], [size + digit]
-        for link in self._linked.get(root, ()):
-            assert link.a_index is not None and link.b_index is not None
-            mine, other = (
-                (link.a_index, link.b_index)
-                if self.root(link.a) == root
-                else (link.b_index, link.a_index)
-            )
-            left.append(mine)
-            right.append(base + other)
-            base += int(other.max(initial=0)) + 1
-        if len(left) == 1:
-            return int(np.unique(digit).size)
-        rows, columns = np.concatenate(left), np.concatenate(right)
-        graph = coo_array((np.ones(rows.size, np.int8), (rows, columns)), shape=(base, base))
-        return int(np.unique(connected_components(graph, directed=False)[1][:size]).size)
+        done, labels = self._ties.get(root, (0, np.arange(size)))
+        links = self._linked.get(root, [])
+        if done < len(links):
+            ties = [(np.arange(size), labels), *(self._side(root, link) for link in links[done:])]
+            labels = _components(size, ties)
+            self._ties[root] = len(links), labels
+        if links:
+            digit = _components(size, [(np.arange(size), labels), (np.arange(size), digit)])
+        return int(np.unique(digit).size)
+
+    def _side(self, root: int, link: Link) -> tuple[Indices, Indices]:
+        """A link as seen from one of its classes: coordinates there, coordinates at the far end."""
+        assert link.a_index is not None and link.b_index is not None
+        if self.root(link.a) == root:
+            return link.a_index, link.b_index
+        return link.b_index, link.a_index
+
+
+def _components(size: int, ties: Sequence[tuple[Indices, Indices]]) -> Indices:
+    """The component of each of ``size`` coordinates; (mine, other) ties all ``mine[k]`` with the
+    same ``other[k]``."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows, columns, base = [], [], size
+    for mine, other in ties:
+        rows.append(mine)
+        columns.append(base + other)
+        base += int(other.max(initial=-1)) + 1
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    graph = coo_array((np.ones(row.size, np.int8), (row, column)), shape=(base, base))
+    labels = connected_components(graph, directed=False)[1][:size]
+    result: Indices = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    return result

@@ -25,22 +25,28 @@ class RewriteError(SecateurError):
 class Patcher:
     """Edits one graph. ``values`` maps all names of the graph to its values; it is kept up."""
 
-    def __init__(self, graph: oir.Graph, values: dict[str, oir.Value]) -> None:
-        self.graph = graph
+    def __init__(self, model: oir.Model, values: dict[str, oir.Value]) -> None:
+        self.graph = model.graph
         self.values = values
-        self._taken = _subgraph_names(graph)
+        # Before IR version 4 an initializer is an input of the model as well.
+        self._as_nodes = (model.ir_version or 4) < 4
+        self._taken = _subgraph_names(self.graph)
         self._abandoned: list[oir.Value] = []
 
     def new_constant(self, name: str, tensor: oir.TensorProtocol) -> oir.Value:
-        """A new initializer; the name gets a number if it is taken."""
+        """A new initializer, or Constant node where initializers would be inputs; the name gets a
+        number if it is taken."""
         name = self._free_name(name)
         value = oir.Value(
-            name=name,
-            type=oir.TensorType(tensor.dtype),
-            shape=oir.Shape(tensor_shape(tensor)),
-            const_value=tensor,
+            name=name, type=oir.TensorType(tensor.dtype), shape=oir.Shape(tensor_shape(tensor))
         )
-        self.graph.register_initializer(value)
+        if self._as_nodes:
+            attribute = oir.AttrTensor("value", tensor)
+            node = oir.Node("", "Constant", [], [attribute], outputs=[value], name=name)
+            self.graph.insert_before(self.graph[0], node)
+        else:
+            value.const_value = tensor
+            self.graph.register_initializer(value)
         self.values[name] = value
         return value
 

@@ -74,7 +74,7 @@ class _Rewriter:
             for output in node.outputs:
                 if output.name:
                     self.values[output.name] = output
-        self.patcher = Patcher(self.graph, self.values)
+        self.patcher = Patcher(self.model, self.values)
         self._keeps: dict[int, Flags] = {}
         self._changed: dict[str, list[Array]] = {}
         self._types = [dict(f.types) for f in analysis.facts]

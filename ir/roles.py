@@ -18,11 +18,17 @@ def roles_of_axes(analysis: Analysis) -> dict[int, str]:
     for operand in analysis.operands.values():
         if operand.constant:
             constant.update(operand.axes)
-    # Hubs of factored axes lead from constant to constant, too.
+    # Hubs of factored axes lead from constant to constant, too. Scales merely follow.
     inside = constant | {axis for axis, (name, _) in enumerate(analysis.owners) if not name}
+    carriers = set()
+    for site in analysis.sites:
+        if site.outputs and site.outputs[0] is not None and site.outputs[0].constant:
+            carriers.add(site.number)
+            if site.node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                inside.difference_update(*(o.axes for o in site.inputs[1:] if o is not None))
     near: defaultdict[int, list[int]] = defaultdict(list)
     for link in analysis.coupling.links:
-        if link.a in inside and link.b in inside:
+        if link.site in carriers and link.a in inside and link.b in inside:
             near[link.a].append(link.b)
             near[link.b].append(link.a)
     roles: dict[int, str] = {}

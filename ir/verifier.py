@@ -30,7 +30,7 @@ Finding = tuple[str, str]  # what is wrong, and the numbers
 _DATA_LIMIT = 1024  # bytes; larger floating-point tensors cannot be shapes and are left out
 _INTEGER_LIMIT = 1 << 20
 # ONNX's inference of these reads a null pointer when the type of an operand is unknown
-_CRASHING = {"RegexFullMatch", "DictVectorizer", "LabelEncoder", "TreeEnsemble"}
+_CRASHING = {"EyeLike", "RegexFullMatch", "DictVectorizer", "LabelEncoder", "TreeEnsemble"}
 _OPAQUE = "secateur.opaque"
 _INTEGERS = (oir.DataType.INT32, oir.DataType.INT64)
 

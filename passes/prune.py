@@ -72,8 +72,8 @@ class Prune(Pass):
             if not 0 < value <= 1 or (name == "ratio" and value == 1):
                 bounds = "more than 0 and " + ("less than 1" if name == "ratio" else "at most 1")
                 raise ValueError(f"{name.replace('_', '-')} must be {bounds}, not {value:g}")
-        if self.round_to < 1:
-            raise ValueError(f"round-to must be at least 1, not {self.round_to}")
+        if not 1 <= self.round_to <= 2**31:
+            raise ValueError(f"round-to must be at least 1 and at most 2^31, not {self.round_to}")
 
     @property
     def target(self) -> Target:

@@ -14,7 +14,7 @@ sqrt(n) units of roundoff u, and a few hundred u cover deep float32 networks; th
 accumulated wider and rounded once per layer, so about ten u do; see `BASE`. ``noise`` is what
 rounding does to this very model on this very feed: how far the *reference alone* moves between
 optimisation off and on, and when its float inputs are perturbed by up to 4 units in the last
-place. It lets ill-conditioned models pass, and ``cap`` limits it: 1e-3 in float32, more where the
+place (run only where the difference asks for it: more noise never makes a verdict stricter). It lets ill-conditioned models pass, and ``cap`` limits it: 1e-3 in float32, more where the
 model computes in 16 bits; see `CAP`. Noise of up to 4 units in the last place of 1 counts whatever
 the scale: Sigmoid and Softmax round near 1 on their way to a tiny value.
 
@@ -115,59 +115,84 @@ def compare_models(
     *,
     threads: int = 0,
     cap: float | None = None,
+    levels: Sequence[str] = ("off", "on"),
     progress: Progress | None = None,
 ) -> Comparison:
     """Run both models on every labelled feed and hold them to the module's tolerance.
 
-    ``cap`` replaces the cap on the noise. ``progress`` gets (done, total) model runs. Sessions
-    are built once per model and level, one at a time. Raises CertificateError when a model does
-    not load or run, or when their outputs have different names.
+    ``cap`` replaces the cap on the noise; ``levels`` are the optimisation levels to run at.
+    ``progress`` gets (done, total) model runs. Sessions are built once per model and level, one
+    at a time. Raises CertificateError when a model does not load or run, or when their outputs
+    have different names.
     """
     quantised = is_quantised(reference)
     limit = cap if cap is not None else _cap(reference, quantised)
-    total, done = 5 * len(feeds), 0
+    total, done = 2 * len(levels) * len(feeds), 0
 
     def runs(
-        model: onnx.ModelProto, level: str, what: str, perturb: bool = False
-    ) -> Iterator[tuple[int, dict[str, Array], dict[str, Array]]]:
+        model: onnx.ModelProto, level: str, what: str
+    ) -> Iterator[tuple[int, dict[str, Array]]]:
         nonlocal done
         session = _named(what, make_session, model, threads=threads, optimize=level == "on")
         for i, (label, feed) in enumerate(feeds):
             outputs = _named(f"{what} on {label}", run, session, feed)
-            moved: dict[str, Array] = {}
-            if perturb and any(_is_float(array) for array in feed.values()):
-                try:
-                    moved = run(session, _perturbed(feed, i, quantised))
-                except CertificateError:  # then optimisation alone measures the noise
-                    moved = {}
-            done += 1 + perturb
+            done += 1
             if progress is not None:
                 progress(done, total)
-            yield i, outputs, moved
+            yield i, outputs
 
-    expected: dict[str, list[dict[str, Array]]] = {"off": [], "on": []}
-    noises: list[dict[str, _Noise]] = []
-    for _, outputs, moved in runs(reference, "off", "the reference", perturb=True):
-        expected["off"].append(outputs)
-        noises.append({name: _noise(a, moved.get(name)) for name, a in outputs.items()})
-    for i, outputs, _ in runs(reference, "on", "the reference"):
-        expected["on"].append(outputs)
-        for name, noise in noises[i].items():
-            noises[i][name] = noise.joined(_noise(expected["off"][i][name], outputs.get(name)))
-    records: list[Run] = []
-    for level, references in expected.items():
-        for i, outputs, _ in runs(candidate, level, "the candidate"):
-            if outputs.keys() != references[i].keys():
-                odd = sorted(outputs.keys() ^ references[i].keys())
-                raise CertificateError(f"only one of the two models has the output {odd[0]!r}")
-            for name, wanted in references[i].items():
-                record = _judge(wanted, outputs[name], noises[i][name], limit, quantised)
-                record = replace(record, label=feeds[i][0], optimisation=level, output=name)
-                records.append(record)
-    names = expected["off"][0].keys() if feeds else ()
-    unproven = tuple(n for n in names if not any(_finite(o[n]).any() for o in expected["off"]))
-    constant = tuple(n for n in names if _is_constant([o[n] for o in expected["off"]]))
+    def judge(i: int, level: str, outputs: Mapping[str, Array]) -> list[Run]:
+        if outputs.keys() != expected[level][i].keys():
+            odd = sorted(outputs.keys() ^ expected[level][i].keys())
+            raise CertificateError(f"only one of the two models has the output {odd[0]!r}")
+        return [
+            replace(
+                _judge(wanted, outputs[name], noises[i][name], limit, quantised),
+                label=feeds[i][0],
+                optimisation=level,
+                output=name,
+            )
+            for name, wanted in expected[level][i].items()
+        ]
+
+    expected = {level: [o for _, o in runs(reference, level, "the reference")] for level in levels}
+    first = expected[levels[0]]
+    noises = [{name: _noise(array, None) for name, array in outputs.items()} for outputs in first]
+    for others in expected.values():
+        for noise, outputs, other in zip(noises, first, others, strict=True):
+            for name, array in outputs.items():
+                noise[name] = noise[name].joined(_noise(array, other.get(name)))
+    judged: dict[tuple[str, int], list[Run]] = {}
+    doubtful: dict[tuple[str, int], dict[str, Array]] = {}
+    for level in levels:
+        for i, outputs in runs(candidate, level, "the candidate"):
+            judged[level, i] = judge(i, level, outputs)
+            if not all(record.ok for record in judged[level, i]):
+                doubtful[level, i] = outputs
+    if doubtful:
+        optimize = levels[0] == "on"
+        session = _named(
+            "the reference", make_session, reference, threads=threads, optimize=optimize
+        )
+        for i in sorted({i for _, i in doubtful}):
+            for name, array in _perturbed_run(session, feeds[i][1], i, quantised).items():
+                noises[i][name] = noises[i][name].joined(_noise(first[i][name], array))
+        judged |= {(level, i): judge(i, level, o) for (level, i), o in doubtful.items()}
+    records = [record for entry in judged.values() for record in entry]
+    names = first[0].keys() if feeds else ()
+    unproven = tuple(n for n in names if not any(_finite(o[n]).any() for o in first))
+    constant = tuple(n for n in names if _is_constant([o[n] for o in first]))
     return Comparison(tuple(records), unproven, constant)
+
+
+def _perturbed_run(session: Any, feed: Feed, index: int, quantised: bool) -> dict[str, Array]:
+    """The outputs on the perturbed feed; none when there is nothing to perturb or it fails."""
+    if not any(_is_float(array) for array in feed.values()):
+        return {}
+    try:
+        return run(session, _perturbed(feed, index, quantised))
+    except CertificateError:  # then optimisation alone measures the noise
+        return {}
 
 
 def is_quantised(model: onnx.ModelProto) -> bool:
@@ -395,9 +420,25 @@ def certify(
     ``ok``; CertificateError is raised when a model cannot run at all, and names the remedy.
     """
     bound = [dict(entry) for entry in bindings] or [{}]
-    feeds, held, notes = _feeds(original, bound, seeds, calibration, threads)
+    batches = [_random_batch(original, binding, seeds) for binding in bound]
+    real: list[LabelledFeed] = []
+    if calibration is not None:
+        samples = calibration_feeds(calibration, original, bound[0], CALIBRATION_SAMPLES)
+        real = [(f"calibration {i}", feed) for i, feed in enumerate(samples)]
     masked = masked_model(original, masks, compactions, types)
-    result = compare_models(masked, pruned, feeds, threads=threads, progress=progress)
+
+    def compare(chosen: Sequence[int]) -> Comparison:
+        feeds = [*(feed for k in chosen for feed in batches[k]), *real]
+        return compare_models(masked, pruned, feeds, threads=threads, progress=progress)
+
+    held, notes = list(range(len(bound))), []
+    try:
+        result = compare(held)
+    except CertificateError:
+        held, notes = _runnable(original, bound, batches, bool(real), threads)
+        if len(held) == len(bound):
+            raise
+        result = compare(held)
     del masked
     notes += [
         f"output {name!r} never held a finite number: it proves nothing" for name in result.unproven
@@ -405,7 +446,8 @@ def certify(
     notes += [f"output {name!r} was the same on every feed" for name in result.constant]
     replay = None
     if removed is not None:
-        replay = _replay(original, pruned, removed, feeds[:1], threads)
+        feed = batches[held[0]][:1] if held else real[:1]
+        replay = _replay(original, pruned, removed, feed, threads)
     worst = result.worst
     return Certificate(
         ok=result.ok,
@@ -414,48 +456,53 @@ def certify(
         worst=worst.relative if worst else float("inf"),
         tolerance=worst.tolerance if worst else 0.0,
         seeds=tuple(seeds),
-        bindings=tuple(held),
+        bindings=tuple(bound[k] for k in held),
         calibrated=calibration is not None,
         replay=replay,
         notes=tuple(notes),
     )
 
 
-def _feeds(
+def _random_batch(
+    original: onnx.ModelProto, binding: Mapping[str, int], seeds: Sequence[int]
+) -> list[LabelledFeed]:
+    sizes = _sizes(binding)
+    return [
+        (f"seed {seed}" + (f", {sizes}" if sizes else ""), random_feed(original, binding, seed))
+        for seed in seeds
+    ]
+
+
+def _sizes(binding: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sorted(binding.items()))
+
+
+def _runnable(
     original: onnx.ModelProto,
-    bindings: Sequence[dict[str, int]],
-    seeds: Sequence[int],
-    calibration: Mapping[str, Array] | None,
+    bindings: Sequence[Mapping[str, int]],
+    batches: Sequence[Sequence[LabelledFeed]],
+    calibrated: bool,
     threads: int,
-) -> tuple[list[LabelledFeed], list[dict[str, int]], list[str]]:
-    """The feeds that the original itself can run, the bindings they have, and notes."""
+) -> tuple[list[int], list[str]]:
+    """The numbers of the bindings whose feeds the original itself can run, and notes."""
     session = _named("the original", make_session, original, threads=threads, optimize=False)
-    feeds: list[LabelledFeed] = []
-    held: list[dict[str, int]] = []
+    held: list[int] = []
     notes: list[str] = []
-    for number, binding in enumerate(bindings):
-        sizes = ", ".join(f"{name}={size}" for name, size in sorted(binding.items()))
-        batch = [
-            (f"seed {seed}" + (f", {sizes}" if sizes else ""), random_feed(original, binding, seed))
-            for seed in seeds
-        ]
+    for number, (binding, batch) in enumerate(zip(bindings, batches, strict=True)):
         try:
             for _, feed in batch:
                 run(session, feed)
         except CertificateError as error:
-            if number == 0 and calibration is None:
+            if number == 0 and not calibrated:
                 raise CertificateError(
                     f"the original does not run on random inputs; give real ones with "
                     f"--calibration, or sizes with --dim ({error})"
                 ) from None
-            notes.append(f"the original does not run on random inputs at {sizes or 'its sizes'}")
+            sizes = _sizes(binding) or "its sizes"
+            notes.append(f"the original does not run on random inputs at {sizes}")
             continue
-        feeds += batch
-        held.append(binding)
-    if calibration is not None:
-        real = calibration_feeds(calibration, original, bindings[0], CALIBRATION_SAMPLES)
-        feeds += [(f"calibration {i}", feed) for i, feed in enumerate(real)]
-    return feeds, held, notes
+        held.append(number)
+    return held, notes
 
 
 def _replay(
@@ -466,7 +513,8 @@ def _replay(
     threads: int,
 ) -> dict[str, Any]:
     try:
-        result = compare_models(zeroed_model(original, removed), pruned, feeds, threads=threads)
+        zeroed = zeroed_model(original, removed)
+        result = compare_models(zeroed, pruned, feeds, threads=threads, levels=["off"])
     except SecateurError as error:
         return {"agrees": False, "worst": None, "error": str(error)}
     worst = result.worst

@@ -132,8 +132,10 @@ def masked_model(
     known = _Known(original, types or {})
     used = {name for scope, _ in _scopes(masked) for name in _names(scope)}
     done: set[str] = set()
-    for scope, imports in _scopes(masked):
-        _edit(scope, imports, plans, known, used, done)
+    for bodies in (False, True):  # a function's names are its own: those of the graph go first
+        left = {key: plan for key, plan in plans.items() if key not in done}
+        for scope, imports in _scopes(masked, graph=not bodies, functions=bodies):
+            _edit(scope, imports, left, known, used, done)
     if missing := sorted(plans.keys() - done):
         raise ModelError(f"no node writes {missing[0]!r}: the masks belong to another model")
     return masked
@@ -181,7 +183,9 @@ def _plans(masks: Iterable[Mask], compactions: Iterable[Compaction]) -> dict[str
     return plans
 
 
-def _scopes(model: onnx.ModelProto) -> Iterator[tuple[Scope, Any]]:
+def _scopes(
+    model: onnx.ModelProto, graph: bool = True, functions: bool = True
+) -> Iterator[tuple[Scope, Any]]:
     """Every graph, subgraph and function body with the opset imports that hold in it."""
 
     def walk(scope: Scope, imports: Any) -> Iterator[tuple[Scope, Any]]:
@@ -190,11 +194,12 @@ def _scopes(model: onnx.ModelProto) -> Iterator[tuple[Scope, Any]]:
             for attribute in node.attribute:
                 if attribute.HasField("g"):
                     yield from walk(attribute.g, imports)
-                for graph in attribute.graphs:
-                    yield from walk(graph, imports)
+                for inner in attribute.graphs:
+                    yield from walk(inner, imports)
 
-    yield from walk(model.graph, model.opset_import)
-    for function in model.functions:
+    if graph:
+        yield from walk(model.graph, model.opset_import)
+    for function in model.functions if functions else ():
         yield from walk(function, function.opset_import)
 
 

@@ -115,10 +115,15 @@ def check_interface(original: onnx.ModelProto, pruned: onnx.ModelProto) -> None:
 
 
 def check_pruned(
-    name: str, rewritten: Rewritten, *, exact: bool, sizes: Iterable[int] = (2, 5)
+    name: str,
+    rewritten: Rewritten,
+    *,
+    exact: bool,
+    sizes: Iterable[int] = (2, 5),
+    original: onnx.ModelProto | None = None,
 ) -> onnx.ModelProto:
     """Valid, same interface, and at two batch sizes the original with the slices zeroed."""
-    original, pruned = GRAPHS[name](), to_proto(rewritten.model)
+    original, pruned = original or GRAPHS[name](), to_proto(rewritten.model)
     check_model(name, pruned)
     check_interface(original, pruned)
     replay = zeroed(original, ((s.tensor, s.axis, s.indices) for s in rewritten.slices))
@@ -273,6 +278,43 @@ def test_round_to(name: str) -> None:
             assert kept.size == after[entry.tensor].dims[entry.axis]
             for group in np.unique(groups[list(entry.indices)]):
                 assert (kept == group).sum() % 2 == 0
+
+
+def as_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with every initializer in a Constant node."""
+    nodes = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in
+             model.graph.initializer]  # fmt: skip
+    nodes.extend(model.graph.node)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model in IR version 3, where every initializer is an input as well."""
+    model.ir_version = 3
+    model.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+        for t in model.graph.initializer
+    )
+    return model
+
+
+@pytest.mark.parametrize("form", [as_constants, as_inputs], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", [n for n in RUNNABLE if INFO[n].form == "initializers"])
+def test_other_forms_of_weights(
+    name: str, form: Callable[[onnx.ModelProto], onnx.ModelProto]
+) -> None:
+    original = form(GRAPHS[name]())
+    found = secateur.analyze(original, dims=dims(name))
+    plan = secateur.Plan(found, at_random(found, 0.5, 8))
+    rewritten = secateur.rewrite(plan)
+    assert secateur.certify(plan, rewritten, threads=1).ok
+    pruned = check_pruned(name, rewritten, exact=True, sizes=[3], original=original)
+    assert {s.tensor for s in rewritten.slices} >= {*INFO[name].must_shrink}
+    if form is as_constants:
+        added = {"pruned", "by", *map(str, range(9))}
+        assert all(t.name.rpartition("_")[2] in added for t in pruned.graph.initializer)
 
 
 def test_a_model_that_cannot_run_is_refused() -> None:

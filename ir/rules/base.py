@@ -88,17 +88,14 @@ class Statements:
     consumers: set[int] = field(default_factory=set)
 
 
-Int = int  # for annotations inside Site, whose method `int` hides the type
-
-
 class Site:
     """One node with its operands' axes; the hand that a rule writes with."""
 
     def __init__(
         self,
-        number: Int,
+        number: int,
         node: oir.Node,
-        opset: Int,
+        opset: int,
         inputs: Sequence[Operand | None],
         outputs: Sequence[Operand | None],
         value_of: Callable[[str], Array | None],
@@ -116,11 +113,11 @@ class Site:
 
     # -- reading ------------------------------------------------------------------------------
 
-    def input(self, index: Int) -> Operand | None:
+    def input(self, index: int) -> Operand | None:
         """Operand number ``index``, or None when it is absent."""
         return self.inputs[index] if index < len(self.inputs) else None
 
-    def output(self, index: Int) -> Operand | None:
+    def output(self, index: int) -> Operand | None:
         return self.outputs[index] if index < len(self.outputs) else None
 
     @property
@@ -137,16 +134,16 @@ class Site:
         assert operand is not None
         return operand
 
-    def value(self, index: Int) -> Array | None:
+    def value(self, index: int) -> Array | None:
         """The value of an input when it is known before running the model; else None."""
         operand = self.input(index)
         return None if operand is None else self._value_of(operand.name)
 
-    def integer(self, name: str, default: Int) -> Int:
+    def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
         return attribute_int(self.node, name, default)
 
-    def integers(self, name: str) -> tuple[Int, ...] | None:
+    def integers(self, name: str) -> tuple[int, ...] | None:
         """An attribute that is a list of integers, or None."""
         return attribute_ints(self.node, name)
 
@@ -157,12 +154,12 @@ class Site:
     # -- stating ------------------------------------------------------------------------------
 
     def link(
-        self, a: Int, b: Int, a_index: Indices | None = None, b_index: Indices | None = None
+        self, a: int, b: int, a_index: Indices | None = None, b_index: Indices | None = None
     ) -> None:
         """Links two axes, whole or by index arrays of equal length."""
         self._coupling.link(a, b, a_index, b_index, self.number)
 
-    def pin(self, axis: Int, reason: str, index: Indices | None = None) -> None:
+    def pin(self, axis: int, reason: str, index: Indices | None = None) -> None:
         self._coupling.pin(axis, index, reason, self.number)
 
     def pin_all(self, reason: str, operands: Sequence[Operand | None] | None = None) -> None:
@@ -171,13 +168,13 @@ class Site:
             for axis in operand.axes if operand is not None else ():
                 self.pin(axis, reason)
 
-    def link_axes(self, a: Operand, b: Operand, skip: Sequence[Int] = ()) -> None:
+    def link_axes(self, a: Operand, b: Operand, skip: Sequence[int] = ()) -> None:
         """Links equal-rank operands axis by axis, except the axes in ``skip``."""
         for index in range(a.rank):
             if index not in skip:
                 self.link(a.axis(index), b.axis(index))
 
-    def hub(self, size: Int) -> Int:
+    def hub(self, size: int) -> int:
         """A virtual axis to which others are linked: the carrier of a factored axis."""
         return self._coupling.add_axes((size,))[0]
 
@@ -185,7 +182,7 @@ class Site:
         """Leaves a decision to the end, when it is known which axes are pinned."""
         self._coupling.choices.append(Choice(self.number, alternatives, otherwise))
 
-    def sink(self, input: Int, index: Int) -> None:
+    def sink(self, input: int, index: int) -> None:
         """Axis ``index`` of an input is summed away here: exact to remove."""
         operand = self.inputs[input]
         assert operand is not None
@@ -193,8 +190,8 @@ class Site:
 
     def inexact(
         self,
-        inputs: Sequence[tuple[Int, Int]],
-        outputs: Sequence[tuple[Int, Int]] = (),
+        inputs: Sequence[tuple[int, int]],
+        outputs: Sequence[tuple[int, int]] = (),
     ) -> None:
         """The node looks across these linked axes: removal is inexact (see `Inexact`)."""
         number, index = inputs[0]
@@ -204,7 +201,7 @@ class Site:
             Inexact(self.number, operand.axis(index), tuple(inputs), tuple(outputs))
         )
 
-    def contract(self, a: tuple[Int, Int], b: tuple[Int, Int]) -> None:
+    def contract(self, a: tuple[int, int], b: tuple[int, int]) -> None:
         """Two inputs' axes, given as (input number, axis index), are summed against each other."""
         left, right = self.inputs[a[0]], self.inputs[b[0]]
         assert left is not None and right is not None
@@ -213,21 +210,21 @@ class Site:
         self.sink(*(a if not left.constant or right.constant else b))
         self._statements.consumers.update((left.axis(a[1]), right.axis(b[1])))
 
-    def produce(self, weight_axis: Int, output_axis: Int) -> None:
+    def produce(self, weight_axis: int, output_axis: int) -> None:
         """A free axis of a weight that becomes an axis of the output."""
         self.link(weight_axis, output_axis)
         self._statements.producers.add(weight_axis)
 
-    def role(self, role: str, axis: Int) -> None:
+    def role(self, role: str, axis: int) -> None:
         """Marks a weight axis as "producer" or "consumer" without linking it."""
         roles = self._statements
         (roles.producers if role == "producer" else roles.consumers).add(axis)
 
-    def heads(self, axis: Int) -> None:
+    def heads(self, axis: int) -> None:
         """Marks a batch axis of a matrix product, the preferred carrier of attention."""
         self._coupling.heads.add(axis)
 
-    def macs(self, *axes: Int) -> None:
+    def macs(self, *axes: int) -> None:
         """The node's multiply-accumulates are the product of these axes' sizes."""
         self._statements.contractions.append(Contraction(self.number, axes))
 

@@ -84,7 +84,7 @@ def _slices(site: Site) -> list[tuple[int, int, int]] | None:
         starts, axes = site.integers("starts") or (), site.integers("axes")
         steps: tuple[int, ...] = (1,) * len(starts)
     else:
-        if site.value(1) is None:
+        if site.value(1) is None or site.value(2) is None:
             return None
         starts, axes, steps = _slice_inputs([site.value(k) for k in (1, 3, 4)])
         if any(site.input(k) is not None and site.value(k) is None for k in (3, 4)):

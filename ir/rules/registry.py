@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 from ..errors import UsageError
@@ -22,16 +23,29 @@ def all_rules() -> dict[tuple[str, str], Rule]:
     rules = dict(RULES)
     for name, provider, loader in entry_points(GROUP):
         table = load("coupling rules", name, provider, loader)
-        if not isinstance(table, dict):
-            raise UsageError(f"rules '{name}' of {provider}: not a mapping of operators to rules")
+        if not (isinstance(table, Mapping) and all(map(_is_entry, table.items()))):
+            raise UsageError(
+                f"coupling rules '{name}' of '{provider}' are no mapping of (domain, operator) to"
+                f" Rule; repair or uninstall '{provider}'"
+            )
         for key, rule in table.items():
             if key in rules:
                 raise UsageError(
-                    f"two coupling rules for {key[0] or 'ai.onnx'}.{key[1]}: "
-                    f"{rules[key].provider} and {provider}"
+                    f"the coupling rule of '{key[0] or 'ai.onnx'}.{key[1]}' is provided by both"
+                    f" '{rules[key].provider}' and '{provider}'; uninstall one of them"
                 )
             rules[key] = replace(rule, provider=provider)
     return rules
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    key, rule = item
+    return (
+        isinstance(key, tuple)
+        and len(key) == 2
+        and all(isinstance(part, str) for part in key)
+        and isinstance(rule, Rule)
+    )
 
 
 def find_rule(domain: str, op_type: str) -> Rule | None:
