@@ -330,6 +330,7 @@ def verify(
     """
     from .verify import verify_report
 
+    _check_threads(threads)
     model = load_model(original)
     return verify_report(
         model,
@@ -347,6 +348,11 @@ def _prune_pass(**options: Any) -> Prune:
         raise UsageError(str(error)) from None
 
 
+def _check_threads(threads: int) -> None:
+    if not 0 <= threads <= MAX_THREADS:
+        raise UsageError(f"the number of threads must be 0 to {MAX_THREADS}, not {threads}")
+
+
 def _context(
     model: oir.Model,
     dims: Mapping[str, int] | None,
@@ -358,8 +364,7 @@ def _context(
     """Options shared by all passes; sizes that ``dims`` leaves open come from the calibration."""
     from ..ir.shapes import symbolic_dims
 
-    if not 0 <= threads <= MAX_THREADS:
-        raise UsageError(f"the number of threads must be 0 to {MAX_THREADS}, not {threads}")
+    _check_threads(threads)
     if seed < 0:
         raise UsageError(f"the seed cannot be negative ({seed})")
     for name, size in (dims or {}).items():

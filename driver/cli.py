@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import re
@@ -27,10 +28,17 @@ if TYPE_CHECKING:
 class Commands(typer.core.TyperGroup):
     """All commands. What Typer would frame in a box becomes one line on stderr."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        *,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Runs the command line; exits unless ``standalone_mode`` is false."""
         try:
-            code = super().main(*args, standalone_mode=False, **extra) or 0
+            code = super().main(args, prog_name, standalone_mode=False, **extra) or 0
             sys.stdout.flush()
         except BrokenPipeError:
             code = _pipe_closed()
@@ -232,9 +240,7 @@ def prune(
         Literal["local", "global"],
         typer.Option(help="The same share in every group, or one ranking over all."),
     ] = "local",
-    round_to: Annotated[
-        int, typer.Option(min=1, help="Keep multiples of this many channels.")
-    ] = 1,
+    round_to: Annotated[int, typer.Option(min=1, help="Keep multiples of this many channels.")] = 1,
     protect: Protect = None,
     max_ratio: Annotated[
         float, typer.Option(help="Largest share of units that a group may lose.")
@@ -557,5 +563,6 @@ def passes(json: Json = False) -> None:
 
 def main() -> None:
     """The entry point of ``secateur`` and ``python -m secateur``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="secateur")
-

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ir.analysis import Analysis
+from ..ir.constants import constants, tensor_shape
 from ..ir.rewrite import Slice, rewrite
 from ..passes.prune import Pruning
 
@@ -35,14 +36,12 @@ def removed_in_original(analysis: Analysis, prunings: Sequence[Pruning]) -> Remo
     """The slices of all ``prunings``, in order, as slices of the model behind ``analysis``."""
     direct = _direct(analysis, prunings)
     flags = np.zeros(analysis.unit_count, np.bool_)
-    for weight in analysis.weights:
-        if len(weight.axes) > 1:
-            continue  # used with different units at different places: the others decide
-        for index, axis in enumerate(weight.axes[0]):
-            units = analysis.units_of(axis)
-            if units is not None and (weight.name, index) in direct:
-                chosen = units[list(direct[weight.name, index].indices)]
-                flags[chosen[chosen >= 0]] = True
+    for (name, index), item in direct.items():
+        operand = analysis.operands.get(name)  # None: its uses differ, and others decide
+        units = None if operand is None else analysis.units_of(operand.axis(index))
+        if units is not None:
+            chosen = units[list(item.indices)]
+            flags[chosen[chosen >= 0]] = True
     slices = rewrite(analysis, flags).slices
     found = {(s.tensor, s.axis): s.indices for s in slices}
     if all(found.get(place) == s.indices for place, s in direct.items()):
@@ -52,18 +51,18 @@ def removed_in_original(analysis: Analysis, prunings: Sequence[Pruning]) -> Remo
 
 def _direct(analysis: Analysis, prunings: Sequence[Pruning]) -> dict[Place, Slice]:
     """Slices of tensors that the original has too, their indices counted there."""
-    shapes = {w.name: w.shape for w in analysis.weights}
+    shapes = _shapes(analysis)
     kept: dict[Place, npt.NDArray[np.int64]] = {}
     gone: dict[Place, Slice] = {}
     for pruning in prunings:
-        sizes = {w.name: w.shape for w in pruning.analysis.weights}
+        sizes = _shapes(pruning.analysis)
         for item in pruning.slices:
-            place = (item.tensor, item.axis)
-            shape = shapes.get(item.tensor, ())
-            if len(shape) != len(sizes.get(item.tensor, ())):
+            shape, size = shapes.get(item.tensor), sizes[item.tensor]
+            if shape is None or len(shape) != len(size):
                 continue
+            place = (item.tensor, item.axis)
             left = kept.setdefault(place, np.arange(shape[item.axis]))
-            if left.size != sizes[item.tensor][item.axis]:
+            if left.size != size[item.axis]:
                 continue
             cut = list(item.indices)
             before = gone[place].indices if place in gone else ()
@@ -71,3 +70,7 @@ def _direct(analysis: Analysis, prunings: Sequence[Pruning]) -> dict[Place, Slic
             gone[place] = Slice(item.tensor, item.axis, indices, item.role)
             kept[place] = np.delete(left, cut)
     return gone
+
+
+def _shapes(analysis: Analysis) -> dict[str, tuple[int, ...]]:
+    return {str(v.name): tensor_shape(t) for v, t in constants(analysis.model.graph)}

@@ -56,9 +56,10 @@ def build_report(
     else:
         original = describe_model(result.original)
     pruned = describe_model(result.model)
-    clock = Counter(seconds)
+    clock = dict(seconds)
     for pruning in prunings.values():
-        clock.update(pruning.seconds)
+        for phase, spent in pruning.seconds.items():
+            clock[phase] = clock.get(phase, 0.0) + spent
     whole = _Whole.of(result, list(prunings.values()), context)
     return {
         "schema_version": VERSION,
@@ -107,6 +108,7 @@ class _Whole:
     @classmethod
     def of(cls, result: PruneResult, prunings: Sequence[Pruning], context: PassContext) -> _Whole:
         from ..ir.analysis import analyze
+        from ..passes.prune import Prune
         from ..runtime.cost import CostModel
         from ..runtime.observe import observer
         from .origin import Removed, removed_in_original
@@ -115,12 +117,12 @@ class _Whole:
             (only,) = prunings
             dims = dict(only.analysis.facts[0].binding)
             return cls(dims, only.before, only.after, Removed(only.slices, True))
-        carriers = {getattr(p, "carrier", "heads") for p in result.passes if p.name == "prune"}
+        carriers = {p.carrier for p in result.passes if isinstance(p, Prune)}
+        prefer = carriers.pop() if len(carriers) == 1 else "heads"
         analyses = []
         try:
             for model in (result.original, result.model):
                 observe = observer(model, context.calibration)
-                prefer = carriers.pop() if len(carriers) == 1 else "heads"
                 analyses.append(analyze(model, context.dims, prefer=prefer, observe=observe))
         except SecateurError:  # the passes themselves may have needed no sizes
             return cls(dict(context.dims), None, None, Removed([], not prunings))
@@ -214,7 +216,7 @@ def _by_name(costs: Costs | None) -> dict[tuple[str, str, int], LayerCost]:
     rows = {}
     for layer in costs.layers if costs is not None else ():
         key = (layer.name, layer.op_type)
-        rows[*key, seen[key]] = layer
+        rows[(*key, seen[key])] = layer
         seen[key] += 1
     return rows
 

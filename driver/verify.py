@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as oir
 
-from ..ir.errors import CertificateError, DataError
+from ..ir.errors import CertificateError, DataError, ModelError, UsageError
 from ..ir.io import digest, load_model, to_proto
 from ..ir.masks import Compaction, Mask
 from .report import read_report
@@ -47,36 +47,48 @@ def verify_report(
         proof = data["certificate"]
         masks = [Mask.from_json(m) for m in proof["masks"]]
         compactions = [Compaction.from_json(c) for c in proof["compactions"]]
-        removed = [(r["tensor"], r["axis"], r["indices"]) for r in data["removed"]]
+        removed = [
+            (str(r["tensor"]), int(r["axis"]), list(map(int, r["indices"])))
+            for r in data["removed"]
+        ]
         dims, seed = {str(k): int(v) for k, v in data["dims"].items()}, int(data["seed"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
+        text = error if isinstance(error, UsageError) else repr(error)
         raise DataError(
-            f"the report holds no certificate that can be proved again: {error!r}"
+            f"the report holds no certificate that can be proved again: {text}"
         ) from None
-    context = context_for(dims, seed)
-    before = PassManager(_prefix(passes), verify=False).run(model, context).model
-    skeleton = Skeleton(before)
-    facts = [
-        skeleton.infer(binding, observer(before, context.calibration))
-        for binding in bind_dims(before, context.dims)
-    ]
+    try:
+        context = context_for(dims, seed)
+        before = PassManager(_prefix(passes), verify=False).run(model, context).model
+        skeleton = Skeleton(before)
+        facts = [
+            skeleton.infer(binding, observer(before, context.calibration))
+            for binding in bind_dims(before, context.dims)
+        ]
+    except UsageError as error:
+        raise DataError(f"the report does not fit the original model: {error}") from None
+    candidate = to_proto(load_model(pruned))
 
     def progress(done: int, total: int) -> None:
         context.progress("certify", done / max(total, 1))
 
-    return certify(
-        to_proto(before),
-        to_proto(load_model(pruned)),
-        masks,
-        compactions,
-        removed=removed,
-        bindings=[f.binding for f in facts],
-        seeds=tuple(range(seed, seed + SEEDS)),
-        calibration=context.calibration,
-        threads=context.threads,
-        types=facts_types(facts),
-        progress=progress,
-    )
+    try:
+        return certify(
+            to_proto(before),
+            candidate,
+            masks,
+            compactions,
+            removed=removed,
+            source=to_proto(model),
+            bindings=[f.binding for f in facts],
+            seeds=tuple(range(seed, seed + SEEDS)),
+            calibration=context.calibration,
+            threads=context.threads,
+            types=facts_types(facts),
+            progress=progress,
+        )
+    except ModelError as error:
+        raise CertificateError(f"the report's certificate fits no such model: {error}") from None
 
 
 def _prefix(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:

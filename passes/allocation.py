@@ -159,7 +159,7 @@ def _meet(
         what = "MACs" if target.kind == "macs" else "parameters"
         raise TargetError(
             f"{what} cannot go down to {target.value:g} of the original: "
-            f"at best {least / whole:.4g} can be reached under these limits"
+            f"at best {_rounded_up(least / whole)} can be reached under these limits"
         )
     low, high = 0.0, 1.0
     if products.total(path(high)) > limit:
@@ -188,6 +188,12 @@ def _give_back(
         if not fits[best] or gains[best] <= 0:
             return counts
         counts[best] -= back[best]
+
+
+def _rounded_up(share: float) -> str:
+    """Four significant digits, never less than the share itself."""
+    unit = 10.0 ** (math.floor(math.log10(share)) - 3)
+    return f"{math.ceil(share / unit - 1e-9) * unit:.4g}"
 
 
 def _nothing_prunable(analysis: Analysis, limits: Limits) -> str:

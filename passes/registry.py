@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..ir.errors import UsageError
 from ..ir.registry import Registry
 from .base import Contract, Pass
-from .pipeline import Option, pass_options
+from .options import Option, pass_options
 
 GROUP = "secateur.passes"
 

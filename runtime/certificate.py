@@ -14,9 +14,10 @@ sqrt(n) units of roundoff u, and a few hundred u cover deep float32 networks; th
 accumulated wider and rounded once per layer, so about ten u do; see `BASE`. ``noise`` is what
 rounding does to this very model on this very feed: how far the *reference alone* moves between
 optimisation off and on, and when its float inputs are perturbed by up to 4 units in the last
-place (run only where the difference asks for it: more noise never makes a verdict stricter). It lets ill-conditioned models pass, and ``cap`` limits it: 1e-3 in float32, more where the
-model computes in 16 bits; see `CAP`. Noise of up to 4 units in the last place of 1 counts whatever
-the scale: Sigmoid and Softmax round near 1 on their way to a tiny value.
+place. The latter is run only where a difference asks for it, since more noise never makes a
+verdict stricter. Noise lets ill-conditioned models pass, and ``cap`` limits it: 1e-3 in float32,
+more where the model computes in 16 bits; see `CAP`. Noise of up to 4 units in the last place of 1
+counts whatever the scale: Sigmoid and Softmax round near 1 on their way to a tiny value.
 
 A quantised model rounds to steps, and the slightest difference flips some of them. It is perturbed
 by 2^-10 instead (a quarter of an 8-bit step of the largest value), so that the measured noise
@@ -404,6 +405,7 @@ def certify(
     compactions: Sequence[Compaction] = (),
     *,
     removed: Iterable[tuple[str, int, Sequence[int]]] | None = None,
+    source: onnx.ModelProto | None = None,
     bindings: Sequence[Mapping[str, int]] = ({},),
     seeds: Sequence[int] = (0, 1, 2),
     calibration: Mapping[str, Array] | None = None,
@@ -416,8 +418,8 @@ def certify(
     Every seed is run at every binding of the symbolic dimensions; a later binding at which the
     *original* does not run is noted and left out. ``calibration`` is what `load_calibration`
     returned (up to 64 samples are used). ``removed`` lists slices of stored tensors for
-    `zeroed_model`. A pruned model that computes something else gives a certificate that is not
-    ``ok``; CertificateError is raised when a model cannot run at all, and names the remedy.
+    `zeroed_model`, of ``source`` if that is another model than ``original``. A pruned model that
+    computes something else gives a certificate that is not ``ok``; CertificateError is raised when a model cannot run at all, and names the remedy.
     """
     bound = [dict(entry) for entry in bindings] or [{}]
     batches = [_random_batch(original, binding, seeds) for binding in bound]
@@ -427,18 +429,17 @@ def certify(
         real = [(f"calibration {i}", feed) for i, feed in enumerate(samples)]
     masked = masked_model(original, masks, compactions, types)
 
-    def compare(chosen: Sequence[int]) -> Comparison:
-        feeds = [*(feed for k in chosen for feed in batches[k]), *real]
-        return compare_models(masked, pruned, feeds, threads=threads, progress=progress)
-
-    held, notes = list(range(len(bound))), []
+    feeds = [*(feed for batch in batches for feed in batch), *real]
+    held, notes = bound, list[str]()
     try:
-        result = compare(held)
+        result = compare_models(masked, pruned, feeds, threads=threads, progress=progress)
     except CertificateError:
-        held, notes = _runnable(original, bound, batches, bool(real), threads)
-        if len(held) == len(bound):
+        kept, notes = _runnable(original, bound, batches, bool(real), threads)
+        if len(kept) == len(bound):
             raise
-        result = compare(held)
+        held = [bound[k] for k in kept]
+        feeds = [*(feed for k in kept for feed in batches[k]), *real]
+        result = compare_models(masked, pruned, feeds, threads=threads, progress=progress)
     del masked
     notes += [
         f"output {name!r} never held a finite number: it proves nothing" for name in result.unproven
@@ -446,8 +447,7 @@ def certify(
     notes += [f"output {name!r} was the same on every feed" for name in result.constant]
     replay = None
     if removed is not None:
-        feed = batches[held[0]][:1] if held else real[:1]
-        replay = _replay(original, pruned, removed, feed, threads)
+        replay = _replay(source or original, pruned, removed, feeds[:1], threads)
     worst = result.worst
     return Certificate(
         ok=result.ok,
@@ -456,7 +456,7 @@ def certify(
         worst=worst.relative if worst else float("inf"),
         tolerance=worst.tolerance if worst else 0.0,
         seeds=tuple(seeds),
-        bindings=tuple(bound[k] for k in held),
+        bindings=tuple(held),
         calibrated=calibration is not None,
         replay=replay,
         notes=tuple(notes),

@@ -366,7 +366,8 @@ def zeroed_model(
     """
     zeroed = onnx.ModelProto()
     zeroed.CopyFrom(original)
-    stored = {name: tensor for scope, _ in _scopes(zeroed) for name, tensor in _stored(scope)}
+    scopes = reversed(list(_scopes(zeroed)))  # names of the graph go before those of functions
+    stored = {name: tensor for scope, _ in scopes for name, tensor in _stored(scope)}
     for name, axis, indices in removed:
         if name not in stored:
             raise ModelError(f"no stored tensor {name!r}: the removal belongs to another model")

@@ -72,7 +72,7 @@ def test_a_right_pruning_passes_at_two_sizes() -> None:
     assert certificate.replay is not None and certificate.replay["agrees"]
     assert certificate.notes == ()
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
-    assert seen[-1] == (30, 30)
+    assert seen[-1] == (24, 24)
 
 
 def wrong_prunings() -> dict[str, dict[str, Array]]:
@@ -194,9 +194,9 @@ def test_a_mean_error_within_the_maximum_is_still_too_much() -> None:
     feeds = [
         ("f", {"x": np.random.default_rng(0).standard_normal((256, 3, 6, 6)).astype(np.float32)})
     ]
-    same = compare_models(original, original, feeds)
-    tolerance = same.runs[0].tolerance
-    assert same.ok and tolerance > 1e-4
+    other = parse(QDQ, {**quantised_weights(), "sv": np.full(4, 0.01, np.float32)})
+    tolerance = compare_models(original, other, feeds).runs[0].tolerance
+    assert compare_models(original, original, feeds).ok and tolerance > 1e-4
     scaled = quantised_weights()
     scaled["sv"] = scaled["sv"] * np.float32(1 + tolerance / 2)
     changed = compare_models(original, parse(QDQ, scaled), feeds)
@@ -290,12 +290,14 @@ def ill_conditioned(constant: float = 3000, size: int = 4096) -> onnx.ModelProto
 def test_noise_widens_the_tolerance_up_to_the_cap() -> None:
     x = np.random.default_rng(0).standard_normal(4096).astype(np.float32)
     feeds = [("f", {"x": x})]
-    rounded = compare_models(ill_conditioned(), ill_conditioned(), feeds).runs[0]
+    exact = parse("g (float[4096] x) => (float[4096] y) { y = Identity(x) }", {})
+    rounded = compare_models(ill_conditioned(), exact, feeds).runs[0]
     # One unit in the last place of 3000 is 2^-12.
     assert rounded.noise * rounded.scale == pytest.approx(2.0**-12)
     assert rounded.tolerance == pytest.approx(4 * rounded.noise)
     assert rounded.tolerance > 1e-5
-    exact = parse("g (float[4096] x) => (float[4096] y) { y = Identity(x) }", {})
+    same = compare_models(ill_conditioned(), ill_conditioned(), feeds).runs[0]
+    assert same.tolerance == 1e-5  # no difference: nothing asks how much noise there is
     assert compare_models(ill_conditioned(), exact, feeds).ok
     assert not compare_models(ill_conditioned(), exact, feeds, cap=1e-6).ok
     capped = compare_models(ill_conditioned(), exact, feeds, cap=2e-5).runs[0]

@@ -1,4 +1,4 @@
-"""The cost model against counts that know nothing of it: real shapes and the textbook's formulas."""
+"""The cost model against counts that know nothing of it: real shapes and textbook formulas."""
 
 from __future__ import annotations
 
@@ -109,7 +109,10 @@ def test_macs_and_parameters_before_and_after(name: str) -> None:
     for seed in range(3):
         after, pruned = pruned_at_random(found, seed)
         assert after.macs == counted_macs(pruned, dims) < costs.macs
-        assert after.parameters == counted_parameters(pruned) < costs.parameters
+        # A number that was computed from a shape and must not change is a constant now.
+        numbers = sum(t.name.endswith("_pruned") and t.data_type == 1
+                      for t in pruned.graph.initializer)  # fmt: skip
+        assert after.parameters == counted_parameters(pruned) - numbers < costs.parameters
         assert [layer.name for layer in after.layers] == [layer.name for layer in costs.layers]
 
 
@@ -179,16 +182,11 @@ def test_peak_activation_memory() -> None:
 
 
 def test_peak_of_branches_that_stay_alive() -> None:
-    """dense_concat at N=1: abc = Concat(a, b, c) lives with a, b and c (16 + 8 + 8 maps of 64),
-    after `ab`, n1, r1 and r2 are gone; n2 with ab, a, b is 24 + 24 + 16 + 8, less than r2's
-    n2 + r2 + a + b.
+    """dense_concat in maps of 64 floats: at the second BatchNormalization a (16) and b (8) wait
+    for the last Concat beside its input and output (24 each); that Concat holds 32 + 16 + 8 + 8.
     """
     found = secateur.analyze(GRAPHS["dense_concat"](), dims={"N": 1})
-    at_normalisation = 24 + 24 + 16 + 8
-    at_relu = 24 + 24 + 16 + 8
-    at_concat = 32 + 16 + 8 + 8
-    peak = max(at_normalisation, at_relu, at_concat)
-    assert CostModel(found).costs().peak_activation_bytes == 4 * 64 * peak
+    assert CostModel(found).costs().peak_activation_bytes == 4 * 64 * (16 + 8 + 24 + 24)
 
 
 def test_half_precision_halves_the_bytes() -> None:
@@ -224,7 +222,7 @@ def test_resnet50(batch_norm: bool) -> None:
 @pytest.mark.parametrize("name", ["residual_identity", "dense_concat", "inception", "swin_block"])
 def test_products_agree_with_costs_for_every_allocation(name: str) -> None:
     """Of units that own equally many coordinates, which ones go makes no difference."""
-    found = secateur.analyze(GRAPHS[name](), dims={d: 2 for d in INFO[name].dims})
+    found = secateur.analyze(GRAPHS[name](), dims=dict.fromkeys(INFO[name].dims, 2))
     model, rng = CostModel(found), np.random.default_rng(1)
     for _ in range(20):
         counts = np.array([rng.integers(0, len(g.units)) for g in found.groups])
