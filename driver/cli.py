@@ -19,7 +19,7 @@ import typer
 import typer.core
 
 from .. import __version__
-from ..ir.errors import SecateurError, UsageError
+from ..ir.errors import CertificateError, SecateurError, UsageError
 
 if TYPE_CHECKING:
     from .api import PruneResult
@@ -179,6 +179,7 @@ def _check_writable(path: Path) -> None:
             f"the folder {folder} does not exist": not folder.exists(),
             f"{folder} is not a folder": not folder.is_dir(),
             f"the folder {folder} is not writable": not os.access(folder, os.W_OK),
+            "it is no plain file": path.exists() and not path.is_file(),
             "its name is too long": len(os.fsencode(path.name)) > 200,
         }
     except OSError as error:
@@ -513,7 +514,7 @@ def verify(
         data = certificate.to_json() | {"description": certificate.describe()}
         _print(data, json, show_certificate)
     if not certificate.ok:
-        raise typer.Exit(5)
+        raise CertificateError(f"the certificate failed: {certificate.describe()}")
 
 
 @app.command()

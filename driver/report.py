@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 VERSION = 1
 """Version of the report's schema; it changes when a field changes its meaning or goes."""
 
+_PHASES = ("load", "analyse", "allocate", "rewrite", "certify", "time")
+_LAYER_FIELDS = ("macs", "parameters", "weight_bytes", "activation_bytes", "live_bytes")
+
 _LIBRARIES = ("onnx", "onnx-ir", "onnxruntime", "numpy", "scipy", "networkx")
 
 
@@ -80,7 +83,7 @@ def build_report(
         else {name: list(array.shape) for name, array in context.calibration.items()},
         "original": original,
         "pruned": pruned,
-        "seconds": {phase: round(spent, 6) for phase, spent in clock.items()},
+        "seconds": {phase: round(clock[phase], 6) for phase in _PHASES if phase in clock},
         "passes": _passes(result, timings),
         "groups": [row for number, p in prunings.items() for row in _groups(number, p)],
         "layers": _layers(whole.before, whole.after),
@@ -204,7 +207,7 @@ def _layers(before: Costs | None, after: Costs | None) -> list[dict[str, Any]]:
                     "before": getattr(rows.get(key), field, None),
                     "after": getattr(left.get(key), field, None),
                 }
-                for field in ("macs", "parameters", "activation_bytes")
+                for field in _LAYER_FIELDS
             },
         }
         for key in rows | left

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as oir
 
-from ..ir.errors import CertificateError, DataError, ModelError, UsageError
+from ..ir.errors import CertificateError, DataError, ModelError, SecateurError, UsageError
 from ..ir.io import digest, load_model, to_proto
 from ..ir.masks import Compaction, Mask
 from .report import read_report
@@ -52,8 +52,8 @@ def verify_report(
             for r in data["removed"]
         ]
         dims, seed = {str(k): int(v) for k, v in data["dims"].items()}, int(data["seed"])
-    except (KeyError, TypeError, AttributeError, ValueError, UsageError) as error:
-        text = error if isinstance(error, UsageError) else repr(error)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, SecateurError) as error:
+        text = error if isinstance(error, SecateurError) else repr(error)
         raise DataError(
             f"the report holds no certificate that can be proved again: {text}"
         ) from None
@@ -87,8 +87,10 @@ def verify_report(
             types=facts_types(facts),
             progress=progress,
         )
-    except ModelError as error:
-        raise CertificateError(f"the report's certificate fits no such model: {error}") from None
+    except (ModelError, OverflowError) as error:
+        raise CertificateError(
+            f"the report's certificate does not fit the original model: {error}"
+        ) from None
 
 
 def _prefix(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:

@@ -181,6 +181,8 @@ class Coupling:
 
     def _pin(self, axis: int, index: Indices | None) -> None:
         root = self.root(axis)
+        if root in self._full:
+            return
         flags = self._pinned.get(root)
         if flags is None:
             flags = self._pinned[root] = np.zeros(self.sizes[root], np.bool_)

@@ -3,6 +3,11 @@
 Every message is one line: what is wrong, where (file, node or tensor name), and what to do.
 """
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 
 class SecateurError(Exception):
     """Base of all errors raised on purpose. ``exit_code`` is what the command line returns."""
@@ -38,3 +43,26 @@ class DataError(SecateurError):
     """Calibration arrays or other data files that do not fit the model."""
 
     exit_code = 6
+
+
+@contextlib.contextmanager
+def model_errors(where: str) -> Iterator[None]:
+    """Every failure inside becomes a one-line ModelError that starts with ``where``."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{where}: {' '.join(str(error).split())}") from error.__cause__
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{where}: is invalid: {reason(error)}; export it again") from error
+
+
+def reason(error: BaseException) -> str:
+    """The root cause in one short line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -76,6 +76,7 @@ class _Rewriter:
                     self.values[output.name] = output
         self.patcher = Patcher(self.model, self.values)
         self._keeps: dict[int, Flags] = {}
+        self._cuts: dict[int, bool] = {}
         self._changed: dict[str, list[Array]] = {}
         self._types = [dict(f.types) for f in analysis.facts]
 
@@ -104,7 +105,13 @@ class _Rewriter:
         return self._keeps[root]
 
     def touched(self, operand: Operand | None) -> bool:
-        return operand is not None and not all(self.keep(a).all() for a in operand.axes)
+        return operand is not None and any(map(self._is_cut, operand.axes))
+
+    def _is_cut(self, axis: int) -> bool:
+        root = self.analysis.coupling.root(axis)
+        if root not in self._cuts:
+            self._cuts[root] = not self.keep(axis).all()
+        return self._cuts[root]
 
     def new_shape(self, operand: Operand) -> Sizes:
         gone = [int((~self.keep(a)).sum()) for a in operand.axes]

@@ -20,6 +20,7 @@ import onnx_ir as oir
 
 from .constants import as_array, constant_tensor, constants, tensor_shape
 from .errors import ModelError, UsageError
+from .inference import infer_shapes
 
 Array = npt.NDArray[np.generic]
 Shape = tuple[int, ...]
@@ -184,7 +185,7 @@ class Skeleton:
         for value in self.model.graph.outputs:
             graph.output.add(name=str(value.name))
         try:
-            inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+            inferred = infer_shapes(proto).graph
         except Exception:  # inference is a help, not a judge: the loop below goes on without it
             return
         for info in (*inferred.value_info, *inferred.output):
@@ -204,7 +205,7 @@ class Skeleton:
 
     def _infer_node(self, proto: onnx.NodeProto, facts: Facts) -> None:
         if any(i and i not in facts.types for i in proto.input):
-            return
+            return  # besides, some operators crash without the types (see inference.py)
         if proto.op_type in _SAME_SHAPE and not proto.domain:
             facts.types[proto.output[0]] = facts.types[proto.input[0]]
             return

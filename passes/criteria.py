@@ -51,7 +51,8 @@ def _sums(analysis: Analysis, power: Callable[[Scores], Scores]) -> Scores:
             continue
         tensor = constant_tensor(values[weight.name])
         assert tensor is not None
-        powers = power(_float(np.asarray(tensor.numpy())))  # large: read and raised once
+        with np.errstate(over="ignore"):  # an infinite score is refused later
+            powers = power(_float(np.asarray(tensor.numpy())))  # large: read and raised once
         for axis, role, units in owning:
             others = tuple(k for k in range(powers.ndim) if k != axis)
             sums = powers.sum(axis=others, dtype=np.float64)

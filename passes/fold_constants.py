@@ -26,6 +26,7 @@ import onnx_ir as oir
 
 from ..ir import constants
 from ..ir.errors import CertificateError
+from ..ir.inference import infer_shapes
 from .base import Contract, Pass, PassContext, PassResult
 from .eliminate_dead import detach
 
@@ -249,11 +250,9 @@ def _bound(tensors: Sequence[oir.TensorProtocol]) -> int | None:
 
 def _infer(plan: _Plan, stage: _Stage) -> dict[str, tuple[oir.DataType, int | None]]:
     """Type and number of elements (None: unknown) of every value that inference reaches."""
-    import onnx.shape_inference
-
     model = _extract(plan, stage, plan.nodes, lambda t: t.nbytes <= _INLINE_BYTES)
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, False, False, True)  # with data
+        inferred = infer_shapes(model)
     except Exception:  # an invalid node: the verifier's business, here it is just not folded
         return {}
     found = {}

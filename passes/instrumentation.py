@@ -90,9 +90,11 @@ def same_outputs(before: oir.Model, after: oir.Model, context: PassContext) -> P
     `CertificateError`.
     """
     from ..ir.io import to_proto
-    from ..runtime.certificate import CALIBRATION_SAMPLES, compare_models
-    from ..runtime.inputs import calibration_feeds, input_dims, random_feed
+    from ..runtime.calibration import CALIBRATION_SAMPLES, calibration_feeds
+    from ..runtime.compare import compare_models
+    from ..runtime.inputs import random_feed
     from ..runtime.session import make_session, run
+    from ..runtime.signature import input_dims
 
     reference, candidate = to_proto(before), to_proto(after)
     dims = {**dict.fromkeys(input_dims(reference), 2), **context.dims}

@@ -1,364 +1,25 @@
 """The certificate: the pruned model equals the masked original up to floating-point reordering.
 
-Both models run on the same feeds, with graph optimisation off and on, each against the other at
-the same level. For an output with reference a and candidate b the relative error is
-
-    max|a - b| / max|a|        (over the elements that are finite in both),
-
-NaN and infinity must be at the same places, shapes and types must agree. It may be at most
-
-    tolerance = max(base, min(4 * noise, cap)).
-
-``base`` allows for another order of summation in the output's type. A sum of n terms rounds like
-sqrt(n) units of roundoff u, and a few hundred u cover deep float32 networks; the 16-bit types are
-accumulated wider and rounded once per layer, so about ten u do; see `BASE`. ``noise`` is what
-rounding does to this very model on this very feed: how far the *reference alone* moves between
-optimisation off and on, and when its float inputs are perturbed by up to 4 units in the last
-place. The latter is run only where a difference asks for it, since more noise never makes a
-verdict stricter. Noise lets ill-conditioned models pass, and ``cap`` limits it: 1e-3 in float32,
-more where the model computes in 16 bits; see `CAP`. Noise of up to 4 units in the last place of 1
-counts whatever the scale: Sigmoid and Softmax round near 1 on their way to a tiny value.
-
-A quantised model rounds to steps, and the slightest difference flips some of them. It is perturbed
-by 2^-10 instead (a quarter of an 8-bit step of the largest value), so that the measured noise
-contains flips; the cap is 0.1, and the mean error may be at most a fifth of the tolerance.
-
-Integers, bools and strings must be equal, except at the elements that the noise runs themselves
-change. Integer outputs of quantised models are compared like floats, without a base.
+What counts as equal is said in `compare`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
 from ..ir.errors import CertificateError, SecateurError
 from ..ir.masks import Compaction, Mask
-from .inputs import Types, calibration_feeds, random_feed
+from .calibration import CALIBRATION_SAMPLES, calibration_feeds
+from .compare import LabelledFeed, Progress, Run, compare_models, named
+from .inputs import random_feed
 from .masked import masked_model, zeroed_model
-from .session import Array, Feed, make_session, run
-
-LabelledFeed: TypeAlias = tuple[str, Feed]
-Progress: TypeAlias = Callable[[int, int], None]
-
-# Unit roundoff: float64 1.1e-16, float32 6e-8, float16 4.9e-4, bfloat16 2e-3.
-BASE = {"float64": 1e-11, "float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
-CAP = {"float64": 1e-9, "float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
-QUANTISED_CAP = 0.1
-CALIBRATION_SAMPLES = 64
-_ULPS = 4
-
-
-@dataclass(frozen=True)
-class Run:
-    """One output of one feed at one optimisation level (``"off"`` or ``"on"``).
-
-    ``error``: max|a - b|; ``scale``: max|a|; ``relative``: error / scale; ``noise``: the same
-    ratio for the reference against itself; all in the output's own unit or without one.
-    """
-
-    label: str
-    optimisation: str
-    output: str
-    error: float
-    scale: float
-    relative: float
-    noise: float
-    tolerance: float
-    ok: bool
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All runs; ``unproven`` lists outputs that never had a finite element to compare, and
-    ``constant`` those that were the same on every one of several feeds."""
-
-    runs: tuple[Run, ...]
-    unproven: tuple[str, ...] = ()
-    constant: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether every run stayed within its tolerance and something was compared."""
-        outputs = {entry.output for entry in self.runs}
-        return bool(outputs - set(self.unproven)) and all(entry.ok for entry in self.runs)
-
-    @property
-    def worst(self) -> Run | None:
-        """The run that is nearest to its tolerance, or furthest beyond it."""
-        key: Callable[[Run], tuple[bool, float]] = lambda entry: (  # noqa: E731
-            not entry.ok,
-            entry.relative / entry.tolerance if entry.tolerance else entry.relative,
-        )
-        return max(self.runs, key=key, default=None)
-
-
-@dataclass(frozen=True)
-class _Noise:
-    """How far the reference moves by itself: largest error, and where elements changed."""
-
-    error: float
-    changed: np.ndarray[Any, np.dtype[np.bool_]]
-
-    def joined(self, other: _Noise) -> _Noise:
-        return _Noise(max(self.error, other.error), self.changed | other.changed)
-
-
-def compare_models(
-    reference: onnx.ModelProto,
-    candidate: onnx.ModelProto,
-    feeds: Sequence[LabelledFeed],
-    *,
-    threads: int = 0,
-    cap: float | None = None,
-    levels: Sequence[str] = ("off", "on"),
-    progress: Progress | None = None,
-) -> Comparison:
-    """Run both models on every labelled feed and hold them to the module's tolerance.
-
-    ``cap`` replaces the cap on the noise; ``levels`` are the optimisation levels to run at.
-    ``progress`` gets (done, total) model runs. Sessions are built once per model and level, one
-    at a time. Raises CertificateError when a model does not load or run, or when their outputs
-    have different names.
-    """
-    quantised = is_quantised(reference)
-    limit = cap if cap is not None else _cap(reference, quantised)
-    total, done = 2 * len(levels) * len(feeds), 0
-
-    def runs(
-        model: onnx.ModelProto, level: str, what: str
-    ) -> Iterator[tuple[int, dict[str, Array]]]:
-        nonlocal done
-        session = _named(what, make_session, model, threads=threads, optimize=level == "on")
-        for i, (label, feed) in enumerate(feeds):
-            outputs = _named(f"{what} on {label}", run, session, feed)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-            yield i, outputs
-
-    def judge(i: int, level: str, outputs: Mapping[str, Array]) -> list[Run]:
-        if outputs.keys() != expected[level][i].keys():
-            odd = sorted(outputs.keys() ^ expected[level][i].keys())
-            raise CertificateError(f"only one of the two models has the output {odd[0]!r}")
-        return [
-            replace(
-                _judge(wanted, outputs[name], noises[i][name], limit, quantised),
-                label=feeds[i][0],
-                optimisation=level,
-                output=name,
-            )
-            for name, wanted in expected[level][i].items()
-        ]
-
-    expected = {level: [o for _, o in runs(reference, level, "the reference")] for level in levels}
-    first = expected[levels[0]]
-    noises = [{name: _noise(array, None) for name, array in outputs.items()} for outputs in first]
-    for others in expected.values():
-        for noise, outputs, other in zip(noises, first, others, strict=True):
-            for name, array in outputs.items():
-                noise[name] = noise[name].joined(_noise(array, other.get(name)))
-    judged: dict[tuple[str, int], list[Run]] = {}
-    doubtful: dict[tuple[str, int], dict[str, Array]] = {}
-    for level in levels:
-        for i, outputs in runs(candidate, level, "the candidate"):
-            judged[level, i] = judge(i, level, outputs)
-            if not all(record.ok for record in judged[level, i]):
-                doubtful[level, i] = outputs
-    if doubtful:
-        optimize = levels[0] == "on"
-        session = _named(
-            "the reference", make_session, reference, threads=threads, optimize=optimize
-        )
-        for i in sorted({i for _, i in doubtful}):
-            for name, array in _perturbed_run(session, feeds[i][1], i, quantised).items():
-                noises[i][name] = noises[i][name].joined(_noise(first[i][name], array))
-        judged |= {(level, i): judge(i, level, o) for (level, i), o in doubtful.items()}
-    records = [record for entry in judged.values() for record in entry]
-    names = first[0].keys() if feeds else ()
-    unproven = tuple(n for n in names if not any(_finite(o[n]).any() for o in first))
-    constant = tuple(n for n in names if _is_constant([o[n] for o in first]))
-    return Comparison(tuple(records), unproven, constant)
-
-
-def _perturbed_run(session: Any, feed: Feed, index: int, quantised: bool) -> dict[str, Array]:
-    """The outputs on the perturbed feed; none when there is nothing to perturb or it fails."""
-    if not any(_is_float(array) for array in feed.values()):
-        return {}
-    try:
-        return run(session, _perturbed(feed, index, quantised))
-    except CertificateError:  # then optimisation alone measures the noise
-        return {}
-
-
-def is_quantised(model: onnx.ModelProto) -> bool:
-    """Whether activations are rounded to quantisation steps while the model runs.
-
-    ONNX Runtime may do so for 4-bit weights too, inside MatMulNBits.
-    """
-    if any(tensor.data_type in (TensorProto.INT4, TensorProto.UINT4) for tensor in _stored(model)):
-        return True
-    names = ("QLinear", "QGemm", "QAttention", "QuantizeLinear", "DynamicQuantize", "MatMulNBits")
-    return any(
-        node.op_type.startswith(names) or "Integer" in node.op_type for node in _nodes(model)
-    )
-
-
-def _stored(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from model.graph.initializer
-    for node in _nodes(model):
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            if attribute.HasField("g"):
-                yield from attribute.g.initializer
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    stack: list[Any] = [model.graph, *model.functions]
-    while stack:
-        for node in stack.pop().node:
-            yield node
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    stack.append(attribute.g)
-                stack.extend(attribute.graphs)
-
-
-def _cap(model: onnx.ModelProto, quantised: bool) -> float | None:
-    """The cap for every float output, or None when each output's own type decides."""
-    if quantised:
-        return QUANTISED_CAP
-    types = {
-        value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)
-    }
-    types |= {tensor.data_type for tensor in _stored(model)}
-    types |= {
-        attribute.i
-        for node in _nodes(model)
-        for attribute in node.attribute
-        if node.op_type == "Cast" and attribute.name == "to"
-    }
-    if TensorProto.BFLOAT16 in types:
-        return CAP["bfloat16"]
-    return CAP["float16"] if TensorProto.FLOAT16 in types else None
-
-
-def _perturbed(feed: Feed, index: int, quantised: bool) -> dict[str, Array]:
-    """The feed with its float arrays moved by up to a few units in the last place."""
-    rng = np.random.default_rng(index)
-    moved = dict(feed)
-    for name, array in feed.items():
-        if not _is_float(array):
-            continue
-        step = _ULPS * _epsilon(array.dtype)
-        if quantised:
-            step = max(step, 2.0**-10)
-        noise = rng.uniform(-step, step, array.shape)
-        moved[name] = np.asarray(array.astype(np.float64) * (1 + noise)).astype(array.dtype)
-    return moved
-
-
-def _noise(wanted: Array, other: Array | None) -> _Noise:
-    none = _Noise(0.0, np.zeros(wanted.shape, np.bool_))
-    if other is None:
-        return none
-    if other.shape != wanted.shape:  # the noise decides the shape: it may take all of the cap
-        return _Noise(np.inf, none.changed)
-    return _Noise(float(_errors(wanted, other).max(initial=0.0)), ~_same(wanted, other))
-
-
-def _judge(wanted: Array, got: Array, noise: _Noise, cap: float | None, quantised: bool) -> Run:
-    numeric = wanted.dtype.kind not in "OUSb"
-    scale = float(np.abs(_wide(wanted)[_finite(wanted)]).max(initial=0.0)) if numeric else 0.0
-    unit = max(scale, float(np.finfo(np.float64).tiny))
-    blank = Run("", "", "", np.inf, scale, np.inf, noise.error / unit, 0.0, False)
-    if got.shape != wanted.shape or got.dtype != wanted.dtype:
-        return blank
-    errors = _errors(wanted, got)
-    if not _is_float(wanted) and not (quantised and numeric):
-        errors = np.where(noise.changed, 0.0, errors)
-        worst = float(errors.max(initial=0.0))
-        return replace(blank, error=worst, relative=worst / unit if worst else 0.0, ok=not worst)
-    precision = wanted.dtype.name
-    base = BASE.get(precision, 0.0)
-    limit = (
-        cap if cap is not None else CAP.get(precision, QUANTISED_CAP if _is_float(wanted) else 0.0)
-    )
-    if _is_float(wanted):
-        limit = max(limit, _ULPS * _epsilon(wanted.dtype) / unit)
-    tolerance = max(base, min(4 * noise.error / unit, limit))
-    worst = float(errors.max(initial=0.0))
-    relative = worst / unit
-    ok = relative <= tolerance
-    if quantised and errors.size:
-        # Too few elements have no mean to speak of: one flipped step may be all there is.
-        mean = float(errors.mean()) / unit
-        ok = ok and (mean <= tolerance / 5 or errors.size < 5 or mean <= base)
-    return replace(blank, error=worst, relative=relative, tolerance=tolerance, ok=ok)
-
-
-def _errors(wanted: Array, got: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Absolute errors; 0 where both are the same NaN or infinity, infinite where one is."""
-    same = _same(wanted, got)
-    if wanted.dtype.kind in "OUSb":
-        return np.where(same, 0.0, 1.0)
-    both = _finite(wanted) & _finite(got)
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.abs(_wide(wanted) - _wide(got))
-    return np.where(same, 0.0, np.where(both, difference, np.inf)).astype(np.float64)
-
-
-def _same(wanted: Array, got: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    same = np.asarray(wanted == got)
-    if _is_float(wanted) or wanted.dtype.kind == "c":
-        same = same | (np.isnan(_wide(wanted)) & np.isnan(_wide(got)))
-    return same
-
-
-def _finite(array: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return (
-        np.ones(array.shape, np.bool_) if array.dtype.kind in "OUSb" else np.isfinite(_wide(array))
-    )
-
-
-def _wide(array: Array) -> Array:
-    return array if array.dtype.kind == "c" else array.astype(np.float64)
-
-
-def _is_float(array: Array) -> bool:
-    return array.dtype.kind == "f" or "float" in array.dtype.name
-
-
-def _epsilon(dtype: np.dtype[Any]) -> float:
-    """The spacing of numbers at 1; 8-bit floats are taken for their finest."""
-    if dtype.type.__module__ == "numpy":
-        return float(np.finfo(dtype).eps)
-    return 2.0**-7 if dtype.name == "bfloat16" else 2.0**-3
-
-
-def _is_constant(outputs: Sequence[Array]) -> bool:
-    first = outputs[0]
-    return (
-        len(outputs) > 1
-        and first.size > 0
-        and all(
-            other.shape == first.shape and bool(_same(first, other).all()) for other in outputs[1:]
-        )
-    )
-
-
-def _named(what: str, action: Callable[..., Any], *operands: Any, **options: Any) -> Any:
-    """Call ``action`` and say in its errors which model, or which feed, they are about."""
-    try:
-        return action(*operands, **options)
-    except CertificateError as error:
-        raise CertificateError(f"{what}: {error}") from None
+from .session import Array, make_session, run
+from .signature import Types
 
 
 @dataclass(frozen=True)
@@ -419,7 +80,8 @@ def certify(
     *original* does not run is noted and left out. ``calibration`` is what `load_calibration`
     returned (up to 64 samples are used). ``removed`` lists slices of stored tensors for
     `zeroed_model`, of ``source`` if that is another model than ``original``. A pruned model that
-    computes something else gives a certificate that is not ``ok``; CertificateError is raised when a model cannot run at all, and names the remedy.
+    computes something else gives a certificate that is not ``ok``; CertificateError is raised
+    when a model cannot run at all, and names the remedy.
     """
     bound = [dict(entry) for entry in bindings] or [{}]
     batches = [_random_batch(original, binding, seeds) for binding in bound]
@@ -485,7 +147,7 @@ def _runnable(
     threads: int,
 ) -> tuple[list[int], list[str]]:
     """The numbers of the bindings whose feeds the original itself can run, and notes."""
-    session = _named("the original", make_session, original, threads=threads, optimize=False)
+    session = named("the original", make_session, original, threads=threads, optimize=False)
     held: list[int] = []
     notes: list[str] = []
     for number, (binding, batch) in enumerate(zip(bindings, batches, strict=True)):

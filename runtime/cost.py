@@ -18,7 +18,7 @@ import onnx_ir as oir
 
 from ..ir.analysis import Analysis, Weight, node_label
 from ..ir.coupling import Flags
-from ..ir.rules.base import Operand, Site
+from ..ir.rules.base import Site
 
 Counts = npt.NDArray[np.int64]
 Sizes = npt.NDArray[np.float64]
@@ -97,13 +97,16 @@ class Products:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Costs of one node: multiply-accumulates, parameters it reads, bytes of its outputs."""
+    """Costs of one node: multiply-accumulates, the parameters it reads and their bytes, the bytes
+    of its outputs, and the bytes of all values alive while it runs."""
 
     name: str
     op_type: str
     macs: int
     parameters: int
+    weight_bytes: int
     activation_bytes: int
+    live_bytes: int
 
 
 @dataclass(frozen=True)
@@ -145,18 +148,29 @@ class CostModel:
         for contraction in analysis.statements.contractions:
             macs[contraction.site] += int(sizes[list(contraction.axes)].prod())
         layers, bytes_of = [], self._activation_bytes(sizes)
+        live = self._live_bytes(bytes_of)
         for site in analysis.sites:
-            held = sum(bytes_of.get(o.name, 0) for o in site.outputs if o is not None)
-            read = self._parameters_read(site, sizes)
+            made = sum(bytes_of.get(o.name, 0) for o in site.outputs if o is not None)
+            read, stored = self._weights_read(site, sizes)
             if macs[site.number] or read:
-                label = node_label(site.node)
-                op = site.node.op_type
-                layers.append(LayerCost(label, op, int(macs[site.number]), read, held))
-        parameters = sum(self._elements(w, removed) for w in analysis.weights)
+                layers.append(
+                    LayerCost(
+                        node_label(site.node),
+                        site.node.op_type,
+                        int(macs[site.number]),
+                        read,
+                        stored,
+                        made,
+                        live[site.number],
+                    )
+                )
         return Costs(
-            int(macs.sum()), parameters, self._weight_bytes(sizes), self._peak(bytes_of),
+            int(macs.sum()),
+            sum(self._elements(w, removed) for w in analysis.weights),
+            self._weight_bytes(sizes),
+            max(live, default=0),
             tuple(layers),
-        )  # fmt: skip
+        )
 
     def _elements(self, weight: Weight, removed: Flags | None) -> int:
         """Elements of a weight; a vector whose uses keep different parts is stored for each."""
@@ -184,40 +198,34 @@ class CostModel:
                     sizes[axis] = new[root]
         return sizes
 
-    def _parameters_read(self, site: Site, sizes: Counts) -> int:
+    def _weights_read(self, site: Site, sizes: Counts) -> tuple[int, int]:
+        """Elements and bytes of the weights that are inputs of a node."""
         names = self.analysis.weight_names
         found = {o.name: o for o in site.inputs if o is not None and o.name in names}
-        return sum(int(sizes[list(o.axes)].prod()) for o in found.values())
-
-    def _constants(self) -> dict[str, tuple[oir.DataType, Operand]]:
-        found: dict[str, tuple[oir.DataType, Operand]] = {}
+        counts = {name: int(sizes[list(o.axes)].prod()) for name, o in found.items()}
         types = self.analysis.skeleton.constants
-        for operand in self.analysis.operands.values():
-            if operand.name in types:
-                found.setdefault(operand.name, (oir.DataType(types[operand.name][0]), operand))
-        return found
+        stored = sum(_bytes(count, types[name][0]) for name, count in counts.items())
+        return sum(counts.values()), stored
 
     def _weight_bytes(self, sizes: Counts) -> int:
+        """Bytes of all constants, integers included."""
+        types = self.analysis.skeleton.constants
+        found = {o.name: o for o in self.analysis.operands.values() if o.name in types}
         return sum(
-            -(-int(sizes[list(operand.axes)].prod()) * dtype.bitwidth // 8)
-            for dtype, operand in self._constants().values()
-            if dtype != oir.DataType.STRING
+            _bytes(int(sizes[list(o.axes)].prod()), types[name][0]) for name, o in found.items()
         )
 
     def _activation_bytes(self, sizes: Counts) -> dict[str, int]:
         """Bytes of every computed or fed value."""
         types = self.analysis.facts[0].types
-        found: dict[str, int] = {}
-        for operand in self.analysis.operands.values():
-            if operand.constant:
-                continue
-            dtype = oir.DataType(types[operand.name][0])
-            bits = 64 if dtype == oir.DataType.STRING else dtype.bitwidth
-            found[operand.name] = -(-int(sizes[list(operand.axes)].prod()) * bits // 8)
-        return found
+        return {
+            o.name: _bytes(int(sizes[list(o.axes)].prod()), types[o.name][0])
+            for o in self.analysis.operands.values()
+            if not o.constant
+        }
 
-    def _peak(self, bytes_of: dict[str, int]) -> int:
-        """The most bytes alive at once, over the nodes in order."""
+    def _live_bytes(self, bytes_of: dict[str, int]) -> list[int]:
+        """For every node the bytes of all values alive while it runs, in the order of nodes."""
         graph = self.analysis.model.graph
         last: dict[str, int] = {}
         for step, site in enumerate(self.analysis.sites):
@@ -225,13 +233,19 @@ class CostModel:
                 if operand is not None:
                     last[operand.name] = step
         last.update({str(v.name): len(self.analysis.sites) for v in graph.outputs})
-        alive = sum(bytes_of.get(str(v.name), 0) for v in graph.inputs)
         ends: dict[int, list[str]] = {}
         for name, step in last.items():
             ends.setdefault(step, []).append(name)
-        peak = alive
+        alive = sum(bytes_of.get(str(v.name), 0) for v in graph.inputs)
+        live = []
         for step, site in enumerate(self.analysis.sites):
             alive += sum(bytes_of.get(o.name, 0) for o in site.outputs if o is not None)
-            peak = max(peak, alive)
+            live.append(alive)
             alive -= sum(bytes_of.get(name, 0) for name in ends.get(step, ()))
-        return peak
+        return live
+
+
+def _bytes(elements: int, dtype: int) -> int:
+    """Bytes of a dense tensor; strings count as pointers of 8 bytes."""
+    kind = oir.DataType(dtype)
+    return -(-elements * (64 if kind == oir.DataType.STRING else kind.bitwidth) // 8)

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..ir.errors import ModelError
 from ..ir.masks import Compaction, Mask
-from .inputs import Types, value_types
+from .signature import Types, value_types
 
 Scope: TypeAlias = "onnx.GraphProto | onnx.FunctionProto"
 Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]

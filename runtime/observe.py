@@ -21,7 +21,8 @@ def observer(
     inputs and reports the types of the values asked for; nothing if the model does not run."""
 
     def observe(binding: Mapping[str, int], names: list[str]) -> Mapping[str, Typed]:
-        from .inputs import calibration_feeds, random_feed
+        from .calibration import calibration_feeds
+        from .inputs import random_feed
         from .session import make_session, run
 
         proto = to_proto(model)

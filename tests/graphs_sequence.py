@@ -1,4 +1,4 @@
-"""Proof graphs: attention, MLPs and embeddings (see `graphs` for the rules of counting).
+"""Proof graphs: attention, MLPs and embeddings (see `graph_builder` for the rules).
 
 Unless said otherwise, attention has 4 heads of 4 and head counts are one exact group: the heads of
 queries, keys, values and the output projection are coupled by the batch axis of both products.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .graphs import Net, Weight, graph, net, scalar
+from .graph_builder import Net, Weight, graph, net, scalar
 
 TOKENS = "(float[N,T,16] x) => (float[N,T,16] y)"
 

@@ -13,8 +13,7 @@ A small model is analysed with nothing pinned from outside, then run:
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,55 +26,20 @@ from secateur.ir.analysis import Analysis, analyze
 from secateur.ir.errors import SecateurError
 from secateur.ir.rewrite import rewrite
 from secateur.ir.rules.base import Operand
-
-os.environ.setdefault("ALLOW_RELEASED_ONNX_OPSET_ONLY", "0")
-
-Array = npt.NDArray[Any]
-Feeds = Mapping[str, Array]
-Run = Callable[[Feeds], list[Array]]
+from tests.probing_runs import (
+    Array,
+    Feeds,
+    close,
+    draw,
+    is_float,
+    reference,
+    runs,
+    runtime,
+    size_inputs,
+)
 
 COORDINATES = 40
 """At most this many coordinates per model are perturbed, and half as many pinned ones."""
-
-EPSILON = {
-    oir.DataType.FLOAT16: 2**-10,
-    oir.DataType.BFLOAT16: 2**-7,
-    oir.DataType.FLOAT8E4M3FN: 2**-3,
-    oir.DataType.FLOAT8E4M3FNUZ: 2**-3,
-    oir.DataType.FLOAT8E5M2: 2**-2,
-    oir.DataType.FLOAT8E5M2FNUZ: 2**-2,
-    oir.DataType.FLOAT8E8M0: 1.0,
-    oir.DataType.FLOAT4E2M1: 2**-1,
-}
-"""The distance from 1 to the next number of a narrow type."""
-
-STRINGS = ["", "a", "www.google.com", "account@gmail.com"]
-"""Perturbed strings; the addresses match the expressions of the backend's cases."""
-
-SIZE_INPUTS: dict[str, tuple[int, ...]] = {
-    "ConstantOfShape": (0,),
-    "CumProd": (1,),
-    "CumSum": (1,),
-    "Dropout": (1, 2),
-    "Expand": (1,),
-    "Gather": (1,),
-    "Pad": (1, 3),
-    "Range": (0, 1, 2),
-    "Reshape": (1,),
-    "Resize": (1, 2, 3),
-    "Slice": (1, 2, 3, 4),
-    "Split": (1,),
-    "Squeeze": (1,),
-    "Tile": (1, 2),
-    "TopK": (1,),
-    "Unsqueeze": (1,),
-    "Upsample": (1,),
-}
-"""Inputs that hold sizes, axes or positions rather than data; Reduce* have theirs at 1."""
-
-
-def size_inputs(op_type: str) -> tuple[int, ...]:
-    return (1,) if op_type.startswith("Reduce") else SIZE_INPUTS.get(op_type, ())
 
 
 @dataclass
@@ -96,126 +60,6 @@ class Report:
     pinned: list[str] = field(default_factory=list)
 
 
-# -- running ----------------------------------------------------------------------------------
-
-
-def runtime(model: onnx.ModelProto) -> tuple[Run, bool]:
-    """The model in ONNX Runtime as it is, or in onnx.reference (then True) without a kernel."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    narrow = {
-        onnx.TensorProto.BFLOAT16,
-        *(v for k, v in onnx.TensorProto.DataType.items() if k.startswith(("FLOAT8", "FLOAT4"))),
-        *(v for k, v in onnx.TensorProto.DataType.items() if k.endswith(("INT4", "INT2"))),
-    }
-    ends = (*model.graph.input, *model.graph.output)
-    if not any(v.type.tensor_type.elem_type in narrow for v in ends):
-        try:
-            session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception:  # no kernel for this operator, type or opset
-            return reference(model), True
-        return lambda feeds: list(session.run(None, dict(feeds))), False
-    return reference(model), True
-
-
-def reference(model: onnx.ModelProto) -> Run:
-    """The model in numpy."""
-    from onnx.reference import ReferenceEvaluator
-
-    evaluator = ReferenceEvaluator(model, new_ops=_numpy_operators())
-
-    def run(feeds: Feeds) -> list[Array]:
-        with np.errstate(all="ignore"):
-            return [np.asarray(v) for v in evaluator.run(None, dict(feeds))]
-
-    return run
-
-
-def _numpy_operators() -> list[type[Any]]:
-    """LRN and MeanVarianceNormalization by the standard's formulas: in onnx.reference one skips
-    channels and the other cancels digits."""
-    from onnx.reference.op_run import OpRun
-
-    class LRN(OpRun):
-        def _run(self, x: Array, alpha: float, beta: float, bias: float, size: int) -> Any:
-            sums = [
-                np.square(x[:, max(c - (size - 1) // 2, 0) : c + size // 2 + 1]).sum(axis=1)
-                for c in range(x.shape[1])
-            ]
-            scale = bias + alpha / size * np.stack(sums, axis=1)
-            return ((x / scale**beta).astype(x.dtype),)
-
-    class MeanVarianceNormalization(OpRun):
-        def _run(self, x: Array, axes: Sequence[int] | None = None) -> Any:
-            over = tuple(axes or (0, 2, 3))
-            wide = x.astype(np.float64)
-            centred = wide - wide.mean(axis=over, keepdims=True)
-            deviation = np.sqrt(np.square(centred).mean(axis=over, keepdims=True))
-            return ((centred / (deviation + 1e-9)).astype(x.dtype),)
-
-    return [LRN, MeanVarianceNormalization]
-
-
-def freeze(model: onnx.ModelProto, values: Feeds) -> onnx.ModelProto:
-    """Graph inputs turned into initializers."""
-    frozen = onnx.ModelProto()
-    frozen.CopyFrom(model)
-    kept = [v for v in frozen.graph.input if v.name not in values]
-    del frozen.graph.input[:]
-    frozen.graph.input.extend(kept)
-    for name, array in values.items():
-        frozen.graph.initializer.append(oir.serde.serialize_tensor(oir.tensor(array, name=name)))
-    return frozen
-
-
-# -- perturbing -------------------------------------------------------------------------------
-
-
-def is_float(dtype: np.dtype[Any]) -> bool:
-    if dtype.kind in "fbiuOUS":
-        return dtype.kind == "f"
-    return oir.DataType.from_numpy(dtype).is_floating_point()
-
-
-def limits(dtype: np.dtype[Any]) -> tuple[int, int]:
-    """The least and the greatest number of an integer type."""
-    kind = oir.DataType.from_numpy(dtype)
-    bits = int(8 * kind.itemsize)
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if kind.is_signed() else (0, 2**bits - 1)
-
-
-def draw(rng: np.random.Generator, like: Array, scale: float, bounds: tuple[int, int]) -> Array:
-    """Random values of the type and shape of ``like``; integers come from ``bounds``.
-
-    With scale 1 they are small whole numbers, so that some are equal."""
-    dtype = like.dtype
-    if dtype == np.bool_:
-        return np.asarray(rng.random(like.shape) < 0.5)
-    if dtype.kind in "OUS":
-        return np.asarray(rng.choice(STRINGS, like.shape)).astype(object)
-    if is_float(dtype):
-        values = np.asarray(scale * rng.standard_normal(like.shape))
-        return (np.round(values) if scale == 1 else values).astype(dtype)
-    low, high = bounds if scale != 1 else (max(bounds[0], -2), min(bounds[1], 2))
-    least, most = limits(dtype)
-    low, high = max(low, least), min(high, most)
-    return np.asarray(rng.integers(low, high, like.shape, endpoint=True)).astype(dtype)
-
-
-def _runs(run: Run, feeds: Feeds) -> bool:
-    try:
-        run(feeds)
-    except Exception:  # this kernel does not take these inputs
-        return False
-    return True
-
-
 class Prober:
     """One model, its inputs and its analysis; the methods check and raise AssertionError."""
 
@@ -225,7 +69,7 @@ class Prober:
         self.rng = np.random.default_rng(seed)
         self.ops = "->".join(n.op_type for n in model.graph.node)
         self.run, on_reference = runtime(model)
-        if not on_reference and not _runs(self.run, feeds):
+        if not on_reference and not runs(self.run, feeds):
             self.run, on_reference = reference(model), True
         self.report = Report(reference=on_reference)
         source = oir.serde.deserialize_model(model)
@@ -526,22 +370,6 @@ class Prober:
             if (name, index) not in (gone or ()):
                 array = np.compress(self.analysis.keep(axis, removed), array, axis=index)
         return array
-
-
-def close(a: Array, b: Array, where: str, eps: float) -> None:
-    """Equal, or for floats equal up to the reordering of a sum."""
-    if not is_float(a.dtype):
-        np.testing.assert_array_equal(a, b, err_msg=where)
-        return
-    narrow = a.dtype.itemsize <= 2
-    eps = EPSILON[oir.DataType.from_numpy(a.dtype)] if narrow else eps
-    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-    finite = np.abs(wide_b[np.isfinite(wide_b)])
-    largest = float(finite.max()) if finite.size else 0.0
-    tolerance = 2 * eps if narrow else eps
-    np.testing.assert_allclose(
-        wide_a, wide_b, rtol=tolerance, atol=tolerance * max(largest, 1e-3), err_msg=where
-    )
 
 
 def probe(

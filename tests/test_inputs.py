@@ -10,16 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from secateur.ir.errors import DataError, ModelError, UsageError
-from secateur.runtime import inputs as module
-from secateur.runtime.inputs import (
-    calibration_feeds,
-    index_bounds,
-    input_dims,
-    load_calibration,
-    random_feed,
-    value_types,
-)
+from secateur.runtime import calibration as module
+from secateur.runtime.calibration import calibration_feeds, load_calibration
+from secateur.runtime.inputs import index_bounds, random_feed
 from secateur.runtime.session import make_session, run
+from secateur.runtime.signature import input_dims, value_types
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

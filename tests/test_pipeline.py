@@ -19,11 +19,7 @@ from secateur.ir.errors import UsageError
 from secateur.ir.registry import Registry, entry_points
 from secateur.passes.base import Contract, Pass, PassContext, PassResult
 from secateur.passes.options import pass_options
-from secateur.passes.pipeline import (
-    format_pipeline,
-    load_pipeline_toml,
-    parse_pipeline,
-)
+from secateur.passes.pipeline import format_pipeline, load_pipeline_toml, parse_pipeline
 from secateur.passes.registry import find_pass, list_passes, pass_registry
 
 

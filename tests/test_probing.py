@@ -14,7 +14,8 @@ import pytest
 from secateur.ir.analysis import analyze
 from secateur.ir.rewrite import rewrite
 from secateur.ir.rules import RULES
-from tests.probing import Array, freeze, probe, runtime, size_inputs
+from tests.probing import probe
+from tests.probing_runs import Array, freeze, runtime, size_inputs
 
 FLOORS = {
     "contraction": (20, 4),

@@ -23,6 +23,8 @@ from secateur.ir.errors import ModelError
 from secateur.ir.io import load_model, model_bytes, save_model
 from secateur.ir.verifier import find_problems
 
+from .faithfulness import assert_same_model
+
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 CHUNKS = 32
 FLOOR = 47  # models of each chunk that ONNX Runtime must have compared
@@ -66,25 +68,6 @@ def loadable(model: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(model)
     copy.opset_import.add(domain="", version=15)
     return copy
-
-
-def canonical(message: Any) -> Any:
-    """The message without value infos and without texts and versions that say nothing."""
-    for field, value in message.ListFields():
-        silent = field.type == field.TYPE_STRING or field.name == "model_version"
-        if field.name == "value_info" or (silent and not value):
-            message.ClearField(field.name)
-        elif field.type == field.TYPE_MESSAGE:
-            for inner in [value] if hasattr(value, "ListFields") else value:
-                canonical(inner)
-    return message
-
-
-def assert_same_model(original: onnx.ModelProto, saved: onnx.ModelProto) -> None:
-    stated = {info.name: info.SerializeToString() for info in saved.graph.value_info}
-    for info in original.graph.value_info:
-        assert stated[info.name] == info.SerializeToString()
-    assert canonical(saved) == canonical(original)
 
 
 def stored_inputs(path: Path, model: onnx.ModelProto) -> list[Any]:
