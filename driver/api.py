@@ -197,7 +197,8 @@ def bench(
     """Times two models in turns in ONNX Runtime, on calibration data or one random input."""
     from ..ir.shapes import bind_dims
     from ..runtime.benchmark import benchmark
-    from ..runtime.inputs import calibration_feeds, random_feed
+    from ..runtime.calibration import calibration_feeds
+    from ..runtime.inputs import random_feed
 
     model = load_model(original)
     context = _context(model, dims, calibration, threads=threads, seed=seed)
@@ -373,7 +374,7 @@ def _context(
     sizes = dict(dims or {})
     arrays: dict[str, npt.NDArray[np.generic]] | None = None
     if calibration is not None:
-        from ..runtime.inputs import load_calibration
+        from ..runtime.calibration import load_calibration
 
         if isinstance(calibration, (str, os.PathLike)):
             calibration = Path(calibration)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..ir.analysis import Analysis
 from ..ir.errors import SecateurError, UsageError
-from ..passes.pipeline import Option
+from ..passes.options import Option
 from .api import Calibration, Progress, analyze, bench
 
 

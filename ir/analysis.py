@@ -137,7 +137,8 @@ class _Builder:
 
         graph = self.model.graph
         for value in graph.inputs:
-            self._operand(value)
+            if value.uses() or not value.is_initializer():  # an unread weight owns no unit
+                self._operand(value)
         sites = []
         for number, node in enumerate(n for n in graph if constant_tensor_of(n) is None):
             sites.append(self._visit(number, node, find_rule(node.domain, node.op_type)))

@@ -19,7 +19,8 @@ def reference_points(analysis: Analysis, removed: Flags) -> tuple[list[Mask], li
     for sink in analysis.statements.sinks:
         gone = _gone(analysis, sink.axis, removed)
         if gone:
-            masks.append(Mask(output_name(analysis.sites[sink.site].node), sink.input, sink.index, gone))
+            name = output_name(analysis.sites[sink.site].node)
+            masks.append(Mask(name, sink.input, sink.index, gone))
     for inexact in analysis.statements.inexact:
         gone = _gone(analysis, inexact.axis, removed)
         if gone:

@@ -27,6 +27,7 @@ from ..ir.registry import one_line, suggest
 from .base import Pass, PassContext
 from .options import (
     Mismatch,
+    Option,
     Word,
     build_pass,
     coerce,
@@ -36,7 +37,6 @@ from .options import (
     pass_options,
     show,
 )
-from .options import Option as Option
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -16,8 +16,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..ir.errors import ModelError, UsageError
-from .calibration import calibration_feeds as calibration_feeds  # the driver takes these from here
-from .calibration import load_calibration as load_calibration
 from .session import Array
 from .signature import SMALL, Types, constant_tensor, fed_inputs, input_shape, value_types
 

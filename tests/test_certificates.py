@@ -173,10 +173,7 @@ def test_expected_weights_shrink_and_stay(name: str) -> None:
         assert np.prod(after[tensor].dims) < np.prod(before[tensor].dims), tensor
     for tensor in INFO[name].must_stay:
         assert after[tensor] == before[tensor], tensor
-    sliced = {s.tensor for s in rewritten.slices}
-    weights = {t for t, p in before.items() if p.dims and t in after}
-    assert sliced == {t for t in weights if after[t].dims != before[t].dims} & sliced
-    assert set(INFO[name].must_shrink) <= sliced
+    assert {s.tensor for s in rewritten.slices} >= set(INFO[name].must_shrink)
 
 
 # ---- certified and run --------------------------------------------------------------------------
@@ -280,43 +277,6 @@ def test_round_to(name: str) -> None:
                 assert (kept == group).sum() % 2 == 0
 
 
-def as_constants(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with every initializer in a Constant node."""
-    nodes = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in
-             model.graph.initializer]  # fmt: skip
-    nodes.extend(model.graph.node)
-    del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(nodes)
-    return model
-
-
-def as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model in IR version 3, where every initializer is an input as well."""
-    model.ir_version = 3
-    model.graph.input.extend(
-        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
-        for t in model.graph.initializer
-    )
-    return model
-
-
-@pytest.mark.parametrize("form", [as_constants, as_inputs], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("name", [n for n in RUNNABLE if INFO[n].form == "initializers"])
-def test_other_forms_of_weights(
-    name: str, form: Callable[[onnx.ModelProto], onnx.ModelProto]
-) -> None:
-    original = form(GRAPHS[name]())
-    found = secateur.analyze(original, dims=dims(name))
-    plan = secateur.Plan(found, at_random(found, 0.5, 8))
-    rewritten = secateur.rewrite(plan)
-    assert secateur.certify(plan, rewritten, threads=1).ok
-    pruned = check_pruned(name, rewritten, exact=True, sizes=[3], original=original)
-    assert {s.tensor for s in rewritten.slices} >= {*INFO[name].must_shrink}
-    if form is as_constants:
-        added = {"pruned", "by", *map(str, range(9))}
-        assert all(t.name.rpartition("_")[2] in added for t in pruned.graph.initializer)
-
-
 def test_a_model_that_cannot_run_is_refused() -> None:
     with pytest.raises(CertificateError, match="Mystery"):
         secateur.prune(GRAPHS["custom_operator"](), ratio=0.5, dims={"N": 2}, bench=False)
@@ -327,38 +287,6 @@ def test_a_model_that_cannot_run_is_refused() -> None:
     shapes = {t: list(p.dims) for t, p in constants(pruned).items()}
     assert shapes["w1"] == [8, 3, 3, 3] and shapes["w2"] == [8, 8, 3, 3]
     assert shapes["w3"] == [8, 8, 3, 3] and shapes["w4"] == [4, 8, 3, 3]
-
-
-# ---- declared shapes ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", RUNNABLE)
-def test_declared_shapes_are_restated_and_stay_symbolic(name: str) -> None:
-    """Every value has a declared shape; after pruning it is the shape that ONNX Runtime sees."""
-    model = onnx.shape_inference.infer_shapes(GRAPHS[name](), data_prop=True)
-    declared, binding = {v.name: v for v in model.graph.value_info}, dims(name, 3)
-    found = secateur.analyze(model, dims=dims(name))
-    rewritten = secateur.rewrite(secateur.Plan(found, at_random(found, 0.5, 7)))
-    pruned = to_proto(rewritten.model)
-    infos = {v.name: v.type.tensor_type for v in pruned.graph.value_info}
-    moved = 0
-    for value in infos.keys() & declared.keys():
-        info, before = infos[value], declared[value].type.tensor_type
-        assert info.elem_type == before.elem_type
-        for old, new in zip(before.shape.dim, info.shape.dim, strict=True):
-            assert old.dim_param not in binding or old.dim_param == new.dim_param
-            assert not old.HasField("dim_value") or 0 < new.dim_value <= old.dim_value
-            moved += old.dim_value != new.dim_value
-    assert moved, "no declared shape has changed"
-    outputs = {o.name for o in pruned.graph.output}
-    shown = onnx.ModelProto()
-    shown.CopyFrom(pruned)
-    shown.graph.output.extend(v for v in pruned.graph.value_info if v.name not in outputs)
-    for value, array in run(shown, feeds(model, **binding)).items():
-        if value in infos:
-            for size, dim in zip(array.shape, infos[value].shape.dim, strict=True):
-                assert not dim.HasField("dim_value") or dim.dim_value == size, value
-                assert dim.dim_param not in binding or binding[dim.dim_param] == size, value
 
 
 # ---- references written by hand -----------------------------------------------------------------

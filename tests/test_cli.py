@@ -254,7 +254,9 @@ def test_carriers() -> None:
 
 
 def test_json_is_all_there_is_on_stdout() -> None:
-    result = invoke("prune", "m.onnx", "-o", "o.onnx", "--macs", "0.5", "--json", "--report", "r.json")
+    result = invoke(
+        "prune", "m.onnx", "-o", "o.onnx", "--macs", "0.5", "--json", "--report", "r.json"
+    )
     printed, written = json.loads(result.stdout), json.loads(Path("r.json").read_text("utf-8"))
     assert printed == written
     assert result.stderr == ""
@@ -327,9 +329,20 @@ def test_external_data_stays_external() -> None:
 
 def test_names_that_the_terminal_cannot_show() -> None:
     shutil.copy("m.onnx", "größe.onnx")
+    program = [sys.executable, "-m", "secateur", "prune"]
     done = subprocess.run(
-        [sys.executable, "-m", "secateur", "prune", "größe.onnx", "-o", "ß→.onnx"]
-        + ["--ratio", "0.5", "--no-bench"],
+        [
+            sys.executable,
+            "-m",
+            "secateur",
+            "prune",
+            "größe.onnx",
+            "-o",
+            "ß→.onnx",
+            "--ratio",
+            "0.5",
+            "--no-bench",
+        ],
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,
@@ -511,9 +524,10 @@ def test_verify_refuses_a_pruned_model_that_was_changed() -> None:
     bias.CopyFrom(numpy_helper.from_array(array, bias.name))
     onnx.save(model, "o.onnx")
     Path("r.json").write_text(json.dumps(report))
-    assert "not the pruned model" in invoke(
-        "verify", "m.onnx", "o.onnx", "--report", "r.json", code=5
-    ).stderr
+    assert (
+        "not the pruned model"
+        in invoke("verify", "m.onnx", "o.onnx", "--report", "r.json", code=5).stderr
+    )
     report["pruned"]["sha256"] = hashlib.sha256(Path("o.onnx").read_bytes()).hexdigest()
     Path("r.json").write_text(json.dumps(report))
     result = invoke("verify", "m.onnx", "o.onnx", "--report", "r.json", code=5)

@@ -35,6 +35,8 @@ SIZES: dict[str, dict[str, int]] = {
 SLOW = {"dnsmos"}
 """Nine seconds of sound in 64 maps of 900 x 161: half a second per sample, and a certificate runs
 nine samples five times. One sample will do here."""
+ONE_SIZE = {"silero_vad_16k_op15"}
+"""Runs on 512 samples of sound at a time and on no other number, whatever its input says."""
 
 pytestmark = pytest.mark.skipif(not MODELS, reason=f"no models below {FOLDER}")
 
@@ -59,9 +61,11 @@ def test_prune(name: str, tmp_path: Path) -> None:
         size = old[entry["tensor"]].dims[entry["axis"]]
         assert new[entry["tensor"]].dims[entry["axis"]] == size - len(entry["indices"])
 
-    bindings = secateur.analyze(original, dims=dims).facts
-    for facts in bindings[: 1 if path.stem in SLOW else 2]:
-        feed = random_feed(original, facts.binding, 11)
+    bindings = [f.binding for f in secateur.analyze(original, dims=dims).facts]
+    if path.stem in SLOW | ONE_SIZE:
+        del bindings[1:]
+    for binding in bindings:
+        feed = random_feed(original, binding, 11)
         got = run(pruned, feed)
         replay = zeroed(original, ((e["tensor"], e["axis"], e["indices"]) for e in removed))
         for output, wanted in run(replay, feed).items():

@@ -16,14 +16,14 @@ import numpy as np
 import onnx
 import onnx_ir as oir
 import pytest
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 import secateur
 from secateur.ir.errors import ModelError, TargetError, UsageError
 from secateur.ir.io import to_proto
 
 from .graphs import GRAPHS, INFO, Array, feeds
-from .test_certificates import assert_same, constants, dims, run, zeroed
+from .test_certificates import assert_same, constants, dims, run
 from .test_cost import counted_macs, counted_parameters, stored_bytes
 
 RUNNABLE = [name for name, info in INFO.items() if info.runnable]
@@ -396,211 +396,7 @@ def test_save_reports_the_file_written(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
 
 
-# ---- what is not touched ------------------------------------------------------------------------
-
-STATES_A_SIZE = {"group", "split", "pads", "starts", "ends", "axes", "num_groups", "num_outputs"}
-
-
-def plain(attribute: onnx.AttributeProto) -> onnx.AttributeProto:
-    """Without what says nothing: the domain "" stated or left out in nodes of subgraphs."""
-    for node in attribute.g.node:
-        if not node.domain:
-            node.ClearField("domain")
-    return attribute
-
-
-@pytest.mark.parametrize("name", RUNNABLE)
-def test_nodes_keep_everything_but_sizes(name: str) -> None:
-    original = GRAPHS[name]()
-    for number, node in enumerate(original.graph.node):
-        node.name, node.doc_string = f"node {number}", f"the {number}th"
-        for attribute in node.attribute:
-            plain(attribute)
-    result = prune(original, name, ratio=0.5)
-    pruned = to_proto(result.model)
-    old = {n.output[0]: n for n in original.graph.node}
-    names = [n.output[0] for n in pruned.graph.node if n.output[0] in old]
-    assert names == [n for n in old if n in set(names)], "in the same order"
-    known = old.keys() | constants(original).keys() | {i.name for i in original.graph.input}
-    for node in pruned.graph.node:
-        before = old.get(node.output[0])
-        if before is None:
-            assert node.op_type in ("Mul", "Div", "Add", "Constant", "Identity")
-            continue
-        assert (node.name, node.doc_string) == (before.name, before.doc_string)
-        assert (node.op_type, node.domain) == (before.op_type, before.domain)
-        assert node.output == before.output
-        for a, b in zip(before.input, node.input, strict=False):
-            assert a == b or b not in known, "only new constants and corrections take a place"
-        mine, theirs = ({a.name: a for a in n.attribute} for n in (node, before))
-        if node.op_type != "Constant":
-            assert all(mine[k] == theirs[k] for k in mine.keys() | theirs.keys()
-                       if k not in STATES_A_SIZE)  # fmt: skip
-    before, after = constants(original), constants(pruned)
-    touched = {e["tensor"] for e in result.report["removed"]}
-    for tensor in before.keys() & after.keys() - touched:
-        if before[tensor].data_type != onnx.TensorProto.INT64:
-            assert before[tensor] == after[tensor]
-    assert pruned.opset_import == original.opset_import
-    assert pruned.ir_version == original.ir_version
-    assert pruned.graph.name == original.graph.name
-
-
-def documented() -> onnx.ModelProto:
-    """Two stages and everything that a model can say about itself."""
-    rng = np.random.default_rng(0)
-    shapes = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (8, 16, 3, 3), "b2": (8,), "w3": (8, 8, 1, 1)}
-    weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
-               for n, s in shapes.items()]  # fmt: skip
-    nodes = [
-        helper.make_node(
-            "Conv", ["x", "w1", "b1"], ["a"], "first", doc_string="a stem", pads=[1] * 4
-        ),
-        helper.make_node("Relu", ["a"], ["r"], "act"),
-        helper.make_node("Conv", ["r", "w2", "b2"], ["y"], "second", pads=[1] * 4),
-        helper.make_node("Conv", ["y", "w3"], ["z"], "third", doc_string="not touched"),
-    ]
-    inputs = [helper.make_tensor_value_info("x", 1, ["batch", 3, 8, 8], "an image")]
-    outputs = [
-        helper.make_tensor_value_info(n, 1, ["batch", 8, 8, 8], f"features {n}") for n in "yz"
-    ]
-    infos = [helper.make_tensor_value_info(n, 1, ["batch", 16, 8, 8], f"hidden {n}") for n in "ar"]
-    graph = helper.make_graph(nodes, "net", inputs, outputs, weights, "a graph", infos)
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.example", 3)]
-    model = helper.make_model(
-        graph, opset_imports=opsets, ir_version=10, producer_name="maker", producer_version="1.2",
-        domain="org.example", model_version=7, doc_string="a model",
-    )  # fmt: skip
-    helper.set_model_props(model, {"classes": "ten", "author": "someone"})
-    for thing in (*model.graph.node, *model.graph.initializer, *model.graph.value_info,
-                  *model.graph.input, *model.graph.output, model.graph):  # fmt: skip
-        entry = thing.metadata_props.add()
-        entry.key, entry.value = "origin", f"metadata of {thing.name}"
-    for tensor in model.graph.initializer:
-        tensor.doc_string = f"weight {tensor.name}"
-    return model
-
-
-def test_documentation_and_metadata_survive(tmp_path: Path) -> None:
-    original = documented()
-    onnx.checker.check_model(original, full_check=True)
-    path = saved(original, tmp_path / "in.onnx")
-    prune(path, ratio=0.5).save(tmp_path / "out.onnx")
-    pruned = onnx.load(tmp_path / "out.onnx")
-    onnx.checker.check_model(pruned, full_check=True)
-    entries = ({p.key: p.value for p in m.metadata_props} for m in (original, pruned))
-    assert next(entries) == next(entries) == {"classes": "ten", "author": "someone"}
-    for field in ("ir_version", "producer_name", "producer_version", "domain", "model_version",
-                  "doc_string", "opset_import"):  # fmt: skip
-        assert getattr(pruned, field) == getattr(original, field), field
-    for field in ("name", "doc_string", "metadata_props", "input", "output", "node"):
-        assert getattr(pruned.graph, field) == getattr(original.graph, field), field
-    assert [t.name for t in pruned.graph.initializer] == [
-        t.name for t in original.graph.initializer
-    ]
-    for before, after in zip(original.graph.initializer, pruned.graph.initializer, strict=True):
-        assert (after.doc_string, after.metadata_props, after.data_type) == (
-            before.doc_string, before.metadata_props, before.data_type
-        )  # fmt: skip
-        if after.name in ("b2", "w3"):
-            assert after == before
-        else:
-            assert math.prod(after.dims) == math.prod(before.dims) // 2
-    infos = {v.name: v for v in pruned.graph.value_info}
-    for before in original.graph.value_info:
-        after = infos[before.name]
-        assert (after.doc_string, after.metadata_props) == (
-            before.doc_string,
-            before.metadata_props,
-        )
-        dim = after.type.tensor_type.shape.dim
-        assert dim[0].dim_param == "batch" and [d.dim_value for d in dim] == [0, 8, 8, 8]
-
-
-# ---- shared constants ---------------------------------------------------------------------------
-
-
-def test_a_shared_target_is_cloned_and_not_edited() -> None:
-    """[0, 16, 16] is channels first for one Reshape and channels last for the other."""
-    model = GRAPHS["shared_target"]()
-    result = prune(model, "shared_target", ratio=0.5, protect=["w2"])
-    pruned = to_proto(result.model)
-    held = arrays(pruned)
-    targets = {n.output[0]: held[n.input[1]].tolist() for n in pruned.graph.node
-               if n.op_type == "Reshape"}  # fmt: skip
-    assert targets == {"p": [0, 8, 16], "q": [0, 16, 16]}
-    assert held["target"].tolist() in ([0, 16, 16], [0, 8, 16])
-    result = prune(model, "shared_target", ratio=0.25)
-    pruned = to_proto(result.model)
-    held = arrays(pruned)
-    targets = {n.output[0]: held[n.input[1]].tolist() for n in pruned.graph.node
-               if n.op_type == "Reshape"}  # fmt: skip
-    assert targets == {"p": [0, 12, 16], "q": [0, 16, 12]}
-
-
-def shared_bias() -> onnx.ModelProto:
-    """Two hidden layers of 16 that share one bias vector, on parallel branches."""
-    rng = np.random.default_rng(1)
-    shapes = {"w1": (4, 16), "w2": (4, 16), "bias": (16,), "v1": (16, 3), "v2": (16, 3)}
-    weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
-               for n, s in shapes.items()]  # fmt: skip
-    nodes = []
-    for k in "12":
-        nodes += [
-            helper.make_node("MatMul", ["x", f"w{k}"], [f"h{k}"]),
-            helper.make_node("Add", [f"h{k}", "bias"], [f"a{k}"]),
-            helper.make_node("Relu", [f"a{k}"], [f"r{k}"]),
-            helper.make_node("MatMul", [f"r{k}", f"v{k}"], [f"y{k}"]),
-        ]
-    graph = helper.make_graph(
-        nodes, "shared", [helper.make_tensor_value_info("x", 1, ["N", 4])],
-        [helper.make_tensor_value_info(f"y{k}", 1, ["N", 3]) for k in "12"], weights,
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-@pytest.mark.parametrize("protect", [(), ("w1",), ("w2",)])
-def test_a_shared_bias_is_cut_differently_for_each_use(protect: tuple[str, ...]) -> None:
-    model = shared_bias()
-    bias = arrays(model)["bias"]
-    result = prune(model, ratio=0.5, protect=protect)
-    pruned = to_proto(result.model)
-    held = arrays(pruned)
-    removed = {(e["tensor"], e["axis"]): e["indices"] for e in result.report["removed"]}
-    for k in "12":
-        gone = removed.get((f"w{k}", 1), [])
-        assert len(gone) == (0 if f"w{k}" in protect else 8)
-        add = next(n for n in pruned.graph.node if n.output[0] == f"a{k}")
-        np.testing.assert_array_equal(held[add.input[1]], np.delete(bias, gone))
-    feed = {"x": np.random.default_rng(2).standard_normal((3, 4)).astype(np.float32)}
-    zeros = [(f"v{k}", 0, removed[f"v{k}", 0]) for k in "12" if (f"v{k}", 0) in removed]
-    assert_same(run(pruned, feed), run(zeroed(model, zeros), feed))
-    # Zeroing the report's slices must be right as well: only what no use keeps is listed.
-    replay = [(e["tensor"], e["axis"], e["indices"]) for e in result.report["removed"]]
-    assert_same(run(pruned, feed), run(zeroed(model, replay), feed))
-    count = counted_parameters(pruned)
-    assert result.report["totals"]["parameters"]["after"] == count
-    target = prune(model, params=0.6, protect=protect)
-    assert counted_parameters(to_proto(target.model)) <= 0.6 * counted_parameters(model)
-
-
-def test_a_shared_weight_is_cut_once() -> None:
-    result = prune(GRAPHS["tied_convs"](), "tied_convs", ratio=0.5)
-    pruned = to_proto(result.model)
-    assert [t.name for t in pruned.graph.initializer] == ["w1", "w2", "wy"]
-    assert arrays(pruned)["w2"].shape == (8, 8, 3, 3)
-
-
-# ---- where the weights are ----------------------------------------------------------------------
-
-
-def test_weights_in_constant_nodes_stay_there() -> None:
-    original = GRAPHS["weights_in_constants"]()
-    pruned = to_proto(prune(original, "weights_in_constants", ratio=0.5).model)
-    assert not pruned.graph.initializer
-    before, after = ([(n.op_type, n.output[0]) for n in m.graph.node] for m in (original, pruned))
-    assert before == after
-    assert arrays(pruned)["w2"].shape == (12, 8, 3, 3)
+# ---- files --------------------------------------------------------------------------------------
 
 
 def test_external_data_stays_external(tmp_path: Path) -> None:

@@ -1,0 +1,468 @@
+"""What rewriting changes, and that it changes nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import secateur
+from secateur.ir.io import to_proto
+
+from .graphs import GRAPHS, INFO, feeds
+from .test_certificates import (
+    RUNNABLE,
+    assert_same,
+    at_random,
+    check_pruned,
+    constants,
+    dims,
+    run,
+    zeroed,
+)
+from .test_cost import counted_parameters
+from .test_prune import arrays, prune, saved
+
+# ---- declared shapes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_declared_shapes_are_restated_and_stay_symbolic(name: str) -> None:
+    """Every value has a declared shape; after pruning it is the shape that ONNX Runtime sees."""
+    model = onnx.shape_inference.infer_shapes(GRAPHS[name](), data_prop=True)
+    declared, binding = {v.name: v for v in model.graph.value_info}, dims(name, 3)
+    found = secateur.analyze(model, dims=dims(name))
+    rewritten = secateur.rewrite(secateur.Plan(found, at_random(found, 0.5, 7)))
+    pruned = to_proto(rewritten.model)
+    infos = {v.name: v.type.tensor_type for v in pruned.graph.value_info}
+    moved = 0
+    for value in infos.keys() & declared.keys():
+        info, before = infos[value], declared[value].type.tensor_type
+        assert info.elem_type == before.elem_type
+        for old, new in zip(before.shape.dim, info.shape.dim, strict=True):
+            assert old.dim_param not in binding or old.dim_param == new.dim_param
+            assert not old.HasField("dim_value") or 0 < new.dim_value <= old.dim_value
+            moved += old.dim_value != new.dim_value
+    assert moved, "no declared shape has changed"
+    outputs = {o.name for o in pruned.graph.output}
+    shown = onnx.ModelProto()
+    shown.CopyFrom(pruned)
+    shown.graph.output.extend(v for v in pruned.graph.value_info if v.name not in outputs)
+    for value, array in run(shown, feeds(model, **binding)).items():
+        if value in infos:
+            for size, dim in zip(array.shape, infos[value].shape.dim, strict=True):
+                assert not dim.HasField("dim_value") or dim.dim_value == size, value
+                assert dim.dim_param not in binding or binding[dim.dim_param] == size, value
+
+
+# ---- where the weights are ----------------------------------------------------------------------
+
+
+def as_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with every initializer in a Constant node."""
+    nodes = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in
+             model.graph.initializer]  # fmt: skip
+    nodes.extend(model.graph.node)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model in IR version 3, where every initializer is an input as well."""
+    model.ir_version = 3
+    model.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+        for t in model.graph.initializer
+    )
+    return model
+
+
+@pytest.mark.parametrize("form", [as_constants, as_inputs], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", [n for n in RUNNABLE if INFO[n].form == "initializers"])
+def test_other_forms_of_weights(
+    name: str, form: Callable[[onnx.ModelProto], onnx.ModelProto]
+) -> None:
+    original = form(GRAPHS[name]())
+    found = secateur.analyze(original, dims=dims(name))
+    plan = secateur.Plan(found, at_random(found, 0.5, 8))
+    rewritten = secateur.rewrite(plan)
+    assert secateur.certify(plan, rewritten, threads=1).ok
+    pruned = check_pruned(name, rewritten, exact=True, sizes=[3], original=original)
+    assert {s.tensor for s in rewritten.slices} >= {*INFO[name].must_shrink}
+    if form is as_constants:
+        added = {"pruned", "by", *map(str, range(9))}
+        assert all(t.name.rpartition("_")[2] in added for t in pruned.graph.initializer)
+
+
+def test_weights_in_constant_nodes_stay_there() -> None:
+    original = GRAPHS["weights_in_constants"]()
+    pruned = to_proto(prune(original, "weights_in_constants", ratio=0.5).model)
+    assert not pruned.graph.initializer
+    before, after = ([(n.op_type, n.output[0]) for n in m.graph.node] for m in (original, pruned))
+    assert before == after
+    assert arrays(pruned)["w2"].shape == (12, 8, 3, 3)
+
+
+def packed(block: int) -> onnx.ModelProto:
+    """Weights of 4 bits: one per output channel, the other in blocks along what it contracts."""
+    rng = np.random.default_rng(3)
+
+    def nibbles(name: str, *shape: int) -> onnx.TensorProto:
+        values = rng.integers(-8, 8, shape).ravel().tolist()
+        return helper.make_tensor(name, TensorProto.INT4, shape, values)
+
+    scales = {"s1": (9,), "s2": (-(-9 // block), 6)}
+    floats = [numpy_helper.from_array(rng.uniform(0.1, 0.2, shape).astype(np.float32), name)
+              for name, shape in scales.items()]  # fmt: skip
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q1", "s1"], ["k1"], axis=1),
+        helper.make_node("MatMul", ["x", "k1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("DequantizeLinear", ["q2", "s2"], ["k2"], axis=0, block_size=block),
+        helper.make_node("MatMul", ["r", "k2"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "packed", [helper.make_tensor_value_info("x", 1, ["N", 5])],
+        [helper.make_tensor_value_info("y", 1, ["N", 6])],
+        [nibbles("q1", 5, 9), nibbles("q2", 9, 6), *floats],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_packed_types_stay_packed() -> None:
+    """Three blocks of three: a unit is a whole block, of odd length in 4 bits."""
+    model = packed(3)
+    before = arrays(model)
+    result = prune(model, ratio=0.34)
+    assert [(g["units"], g["removed"]) for g in result.report["groups"]] == [(3, 1)]
+    pruned = to_proto(result.model)
+    onnx.checker.check_model(pruned, full_check=True)
+    held, after = constants(pruned), arrays(pruned)
+    assert held["q1"].data_type == held["q2"].data_type == TensorProto.INT4
+    assert len(held["q1"].raw_data) == 15 and len(held["q2"].raw_data) == 18
+    gone = next(e["indices"] for e in result.report["removed"] if e["tensor"] == "q1")
+    assert gone[0] % 3 == 0 and gone == list(range(gone[0], gone[0] + 3))
+    np.testing.assert_array_equal(after["q1"], np.delete(before["q1"], gone, 1))
+    np.testing.assert_array_equal(after["s1"], np.delete(before["s1"], gone))
+    np.testing.assert_array_equal(after["q2"], np.delete(before["q2"], gone, 0))
+    np.testing.assert_array_equal(after["s2"], np.delete(before["s2"], gone[0] // 3, 0))
+
+
+# ---- what is not touched ------------------------------------------------------------------------
+
+STATES_A_SIZE = {"group", "split", "pads", "starts", "ends", "axes", "num_groups", "num_outputs"}
+
+
+def plain(attribute: onnx.AttributeProto) -> onnx.AttributeProto:
+    """Without what says nothing: the domain "" stated or left out in nodes of subgraphs."""
+    for node in attribute.g.node:
+        if not node.domain:
+            node.ClearField("domain")
+    return attribute
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_nodes_keep_everything_but_sizes(name: str) -> None:
+    original = GRAPHS[name]()
+    for number, node in enumerate(original.graph.node):
+        node.name, node.doc_string = f"node {number}", f"the {number}th"
+        for attribute in node.attribute:
+            plain(attribute)
+    result = prune(original, name, ratio=0.5)
+    pruned = to_proto(result.model)
+    old = {n.output[0]: n for n in original.graph.node}
+    names = [n.output[0] for n in pruned.graph.node if n.output[0] in old]
+    assert names == [n for n in old if n in set(names)], "in the same order"
+    known = old.keys() | constants(original).keys() | {i.name for i in original.graph.input}
+    for node in pruned.graph.node:
+        before = old.get(node.output[0])
+        if before is None:
+            assert node.op_type in ("Mul", "Div", "Add", "Constant", "Identity")
+            continue
+        assert (node.name, node.doc_string) == (before.name, before.doc_string)
+        assert (node.op_type, node.domain) == (before.op_type, before.domain)
+        assert node.output == before.output
+        for a, b in zip(before.input, node.input, strict=False):
+            assert a == b or b not in known, "only new constants and corrections take a place"
+        mine, theirs = ({a.name: a for a in n.attribute} for n in (node, before))
+        if node.op_type != "Constant":
+            assert all(mine[k] == theirs[k] for k in mine.keys() | theirs.keys()
+                       if k not in STATES_A_SIZE)  # fmt: skip
+    before, after = constants(original), constants(pruned)
+    touched = {e["tensor"] for e in result.report["removed"]}
+    for tensor in before.keys() & after.keys() - touched:
+        if before[tensor].data_type != onnx.TensorProto.INT64:
+            assert before[tensor] == after[tensor]
+    assert pruned.opset_import == original.opset_import
+    assert pruned.ir_version == original.ir_version
+    assert pruned.graph.name == original.graph.name
+
+
+def documented() -> onnx.ModelProto:
+    """Two stages and everything that a model can say about itself."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (8, 16, 3, 3), "b2": (8,), "w3": (8, 8, 1, 1)}
+    weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
+               for n, s in shapes.items()]  # fmt: skip
+    nodes = [
+        helper.make_node(
+            "Conv", ["x", "w1", "b1"], ["a"], "first", doc_string="a stem", pads=[1] * 4
+        ),
+        helper.make_node("Relu", ["a"], ["r"], "act"),
+        helper.make_node("Conv", ["r", "w2", "b2"], ["y"], "second", pads=[1] * 4),
+        helper.make_node("Conv", ["y", "w3"], ["z"], "third", doc_string="not touched"),
+    ]
+    inputs = [helper.make_tensor_value_info("x", 1, ["batch", 3, 8, 8], "an image")]
+    outputs = [
+        helper.make_tensor_value_info(n, 1, ["batch", 8, 8, 8], f"features {n}") for n in "yz"
+    ]
+    infos = [helper.make_tensor_value_info(n, 1, ["batch", 16, 8, 8], f"hidden {n}") for n in "ar"]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, weights, "a graph", infos)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.example", 3)]
+    model = helper.make_model(
+        graph, opset_imports=opsets, ir_version=10, producer_name="maker", producer_version="1.2",
+        domain="org.example", model_version=7, doc_string="a model",
+    )  # fmt: skip
+    helper.set_model_props(model, {"classes": "ten", "author": "someone"})
+    for thing in (*model.graph.node, *model.graph.initializer, *model.graph.value_info,
+                  *model.graph.input, *model.graph.output, model.graph):  # fmt: skip
+        entry = thing.metadata_props.add()
+        entry.key, entry.value = "origin", f"metadata of {thing.name}"
+    for tensor in model.graph.initializer:
+        tensor.doc_string = f"weight {tensor.name}"
+    return model
+
+
+def test_documentation_and_metadata_survive(tmp_path: Path) -> None:
+    original = documented()
+    onnx.checker.check_model(original, full_check=True)
+    path = saved(original, tmp_path / "in.onnx")
+    prune(path, ratio=0.5).save(tmp_path / "out.onnx")
+    pruned = onnx.load(tmp_path / "out.onnx")
+    onnx.checker.check_model(pruned, full_check=True)
+    entries = ({p.key: p.value for p in m.metadata_props} for m in (original, pruned))
+    assert next(entries) == next(entries) == {"classes": "ten", "author": "someone"}
+    for field in ("ir_version", "producer_name", "producer_version", "domain", "model_version",
+                  "doc_string", "opset_import"):  # fmt: skip
+        assert getattr(pruned, field) == getattr(original, field), field
+    for field in ("name", "doc_string", "metadata_props", "input", "output", "node"):
+        assert getattr(pruned.graph, field) == getattr(original.graph, field), field
+    assert [t.name for t in pruned.graph.initializer] == [
+        t.name for t in original.graph.initializer
+    ]
+    for before, after in zip(original.graph.initializer, pruned.graph.initializer, strict=True):
+        assert (after.doc_string, after.metadata_props, after.data_type) == (
+            before.doc_string, before.metadata_props, before.data_type
+        )  # fmt: skip
+        if after.name in ("b2", "w3"):
+            assert after == before
+        else:
+            assert math.prod(after.dims) == math.prod(before.dims) // 2
+    infos = {v.name: v for v in pruned.graph.value_info}
+    for before in original.graph.value_info:
+        after = infos[before.name]
+        assert (after.doc_string, after.metadata_props) == (
+            before.doc_string,
+            before.metadata_props,
+        )
+        dim = after.type.tensor_type.shape.dim
+        assert dim[0].dim_param == "batch" and [d.dim_value for d in dim] == [0, 8, 8, 8]
+
+
+# ---- shared constants ---------------------------------------------------------------------------
+
+
+def test_a_shared_target_is_cloned_and_not_edited() -> None:
+    """[0, 16, 16] is channels first for one Reshape and channels last for the other."""
+    model = GRAPHS["shared_target"]()
+    result = prune(model, "shared_target", ratio=0.5, protect=["w2"])
+    pruned = to_proto(result.model)
+    held = arrays(pruned)
+    targets = {n.output[0]: held[n.input[1]].tolist() for n in pruned.graph.node
+               if n.op_type == "Reshape"}  # fmt: skip
+    assert targets == {"p": [0, 8, 16], "q": [0, 16, 16]}
+    assert held["target"].tolist() in ([0, 16, 16], [0, 8, 16])
+    result = prune(model, "shared_target", ratio=0.25)
+    pruned = to_proto(result.model)
+    held = arrays(pruned)
+    targets = {n.output[0]: held[n.input[1]].tolist() for n in pruned.graph.node
+               if n.op_type == "Reshape"}  # fmt: skip
+    assert targets == {"p": [0, 12, 16], "q": [0, 16, 12]}
+
+
+def shared_bias() -> onnx.ModelProto:
+    """Two hidden layers of 16 that share one bias vector, on parallel branches."""
+    rng = np.random.default_rng(1)
+    shapes = {"w1": (4, 16), "w2": (4, 16), "bias": (16,), "v1": (16, 3), "v2": (16, 3)}
+    weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
+               for n, s in shapes.items()]  # fmt: skip
+    nodes = []
+    for k in "12":
+        nodes += [
+            helper.make_node("MatMul", ["x", f"w{k}"], [f"h{k}"]),
+            helper.make_node("Add", [f"h{k}", "bias"], [f"a{k}"]),
+            helper.make_node("Relu", [f"a{k}"], [f"r{k}"]),
+            helper.make_node("MatMul", [f"r{k}", f"v{k}"], [f"y{k}"]),
+        ]
+    graph = helper.make_graph(
+        nodes, "shared", [helper.make_tensor_value_info("x", 1, ["N", 4])],
+        [helper.make_tensor_value_info(f"y{k}", 1, ["N", 3]) for k in "12"], weights,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("protect", [(), ("w1",), ("w2",)])
+def test_a_shared_bias_is_cut_differently_for_each_use(protect: tuple[str, ...]) -> None:
+    model = shared_bias()
+    bias = arrays(model)["bias"]
+    result = prune(model, ratio=0.5, protect=protect)
+    pruned = to_proto(result.model)
+    held = arrays(pruned)
+    removed = {(e["tensor"], e["axis"]): e["indices"] for e in result.report["removed"]}
+    for k in "12":
+        gone = removed.get((f"w{k}", 1), [])
+        assert len(gone) == (0 if f"w{k}" in protect else 8)
+        add = next(n for n in pruned.graph.node if n.output[0] == f"a{k}")
+        np.testing.assert_array_equal(held[add.input[1]], np.delete(bias, gone))
+    feed = {"x": np.random.default_rng(2).standard_normal((3, 4)).astype(np.float32)}
+    zeros = [(f"v{k}", 0, removed[f"v{k}", 0]) for k in "12" if (f"v{k}", 0) in removed]
+    assert_same(run(pruned, feed), run(zeroed(model, zeros), feed))
+    # Zeroing the report's slices must be right as well: only what no use keeps is listed.
+    replay = [(e["tensor"], e["axis"], e["indices"]) for e in result.report["removed"]]
+    assert_same(run(pruned, feed), run(zeroed(model, replay), feed))
+    count = counted_parameters(pruned)
+    assert result.report["totals"]["parameters"]["after"] == count
+    target = prune(model, params=0.6, protect=protect)
+    assert counted_parameters(to_proto(target.model)) <= 0.6 * counted_parameters(model)
+
+
+def test_a_shared_weight_is_cut_once() -> None:
+    result = prune(GRAPHS["tied_convs"](), "tied_convs", ratio=0.5)
+    pruned = to_proto(result.model)
+    assert [t.name for t in pruned.graph.initializer] == ["w1", "w2", "wy"]
+    assert arrays(pruned)["w2"].shape == (8, 8, 3, 3)
+
+
+# ---- sizes --------------------------------------------------------------------------------------
+
+
+def with_shape_output(dynamic: bool) -> onnx.ModelProto:
+    """The shape of a hidden layer is an output, and its channel count scales another one."""
+    rng = np.random.default_rng(4)
+    weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
+               for n, s in {"w": (4, 16), "v": (16, 3)}.items()]  # fmt: skip
+    weights.append(numpy_helper.from_array(np.array(1, np.int64), "one"))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "v"], ["z"]),
+        helper.make_node("Shape", ["r"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["width"]),
+        helper.make_node("Cast", ["width"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["z", "number"], ["y"]),
+    ]
+    batch = "N" if dynamic else 2
+    graph = helper.make_graph(
+        nodes, "shape", [helper.make_tensor_value_info("x", 1, [batch, 4])],
+        [helper.make_tensor_value_info("y", 1, [batch, 3]),
+         helper.make_tensor_value_info("shape", TensorProto.INT64, [2])],
+        weights,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_a_size_that_is_an_output_or_a_number_stays(dynamic: bool) -> None:
+    original = with_shape_output(dynamic)
+    result = prune(original, ratio=0.5)
+    pruned = to_proto(result.model)
+    onnx.checker.check_model(pruned, full_check=True)
+    assert arrays(pruned)["w"].shape == (4, 8)
+    assert [o.name for o in pruned.graph.output] == ["y", "shape"]
+    gone = next(e["indices"] for e in result.report["removed"] if e["tensor"] == "v")
+    for batch in (2, 5) if dynamic else (2,):
+        feed = {"x": np.random.default_rng(batch).standard_normal((batch, 4)).astype(np.float32)}
+        got = run(pruned, feed)
+        assert got["shape"].tolist() == [batch, 16]
+        assert_same(got, run(zeroed(original, [("v", 0, gone)]), feed))
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_removing_nothing_changes_nothing(name: str) -> None:
+    found = secateur.analyze(GRAPHS[name](), dims=dims(name))
+    before = to_proto(found.model).SerializeToString(deterministic=True)
+    rewritten = secateur.rewrite(secateur.Plan(found, np.zeros(found.unit_count, np.bool_)))
+    assert rewritten.slices == []
+    assert to_proto(rewritten.model).SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_the_analysed_model_is_not_edited(name: str) -> None:
+    """So that one analysis serves any number of plans."""
+    found = secateur.analyze(GRAPHS[name](), dims=dims(name))
+    before = to_proto(found.model).SerializeToString(deterministic=True)
+    plan = secateur.Plan(found, at_random(found, 0.5, 0))
+    first = to_proto(secateur.rewrite(plan).model).SerializeToString(deterministic=True)
+    secateur.rewrite(secateur.Plan(found, at_random(found, 0.8, 1)))
+    assert to_proto(found.model).SerializeToString(deterministic=True) == before
+    assert to_proto(secateur.rewrite(plan).model).SerializeToString(deterministic=True) == first
+
+
+def test_new_names_keep_clear_of_all_that_exist() -> None:
+    """Values are called what the clones and corrections would have been called."""
+    for name in ("shared_target", "computed_attention", "computed_rows"):
+        plain_model = to_proto(prune(GRAPHS[name](), name, ratio=0.5).model)
+        known = {o for n in GRAPHS[name]().graph.node for o in n.output}
+        known |= constants(GRAPHS[name]()).keys()
+        made = {o for n in plain_model.graph.node for o in n.output} - known
+        made |= constants(plain_model).keys() - known
+        assert made
+        model = GRAPHS[name]()
+        wanted = {o.name for o in model.graph.output}
+        for number, taken in enumerate(sorted(made)):
+            model.graph.node.append(
+                helper.make_node("Identity", [sorted(wanted)[0]], [taken], f"taken {number}")
+            )
+            info = onnx.ValueInfoProto()
+            info.CopyFrom(model.graph.output[sorted(wanted).index(sorted(wanted)[0])])
+            info.name = taken
+            model.graph.output.append(info)
+        onnx.checker.check_model(model)
+        pruned = to_proto(prune(model, name, ratio=0.5).model)
+        onnx.checker.check_model(pruned, full_check=True)
+        feed = feeds(model, **dims(name))
+        clean = run(plain_model, feed)
+        assert_same({k: v for k, v in run(pruned, feed).items() if k in clean}, clean)
+
+
+def test_dead_nodes_of_the_model_stay_and_orphans_of_ours_go() -> None:
+    model = GRAPHS["single_head_computed_scale"]()
+    model.graph.node.append(helper.make_node("Shape", ["x"], ["unused"], "dead"))
+    pruned = to_proto(prune(model, "single_head_computed_scale", ratio=0.5).model)
+    assert [n.name for n in pruned.graph.node if n.name] == ["dead"]
+    used = {i for n in pruned.graph.node for i in n.input} | {o.name for o in pruned.graph.output}
+    dead = [n.output[0] for n in pruned.graph.node if not used & set(n.output)]
+    assert dead == ["unused"]
+    assert "Sqrt" not in {n.op_type for n in pruned.graph.node}, "its place took a number"
+    unused = {t.name for t in pruned.graph.initializer} - used
+    assert not unused
+
+
+def test_dynamic_sizes_are_still_computed() -> None:
+    """computed_product reshapes to one number, N * T * channels: it has to stay dynamic."""
+    model = GRAPHS["computed_attention"]()
+    pruned = to_proto(prune(model, "computed_attention", ratio=0.5).model)
+    kinds = [n.op_type for n in pruned.graph.node]
+    assert kinds.count("Reshape") == 4 and "Shape" in kinds
+    held = constants(pruned)
+    targets = [n.input[1] for n in pruned.graph.node if n.op_type == "Reshape"]
+    assert not held.keys() & set(targets)
+    for batch, time in ((1, 1), (3, 7)):
+        feed = feeds(model, N=batch, T=time)
+        assert run(pruned, feed)["y"].shape == (batch, time, 16)
