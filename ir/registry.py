@@ -109,7 +109,11 @@ class Registry(Generic[T]):
         """
         if name not in self._loaded:
             provider, loader = self._find(name)
-            self._loaded[name] = self._check(name, load(self.kind, name, provider, loader))
+            loaded = load(self.kind, name, provider, loader)
+            try:
+                self._loaded[name] = self._check(name, loaded)
+            except UsageError as error:
+                raise UsageError(f"{error}; repair or uninstall '{provider}'") from None
         return self._loaded[name]
 
     def _find(self, name: str) -> tuple[str, Loader]:

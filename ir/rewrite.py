@@ -234,7 +234,8 @@ class _Rewriter:
     ) -> dict[int, list[Array]]:
         """Patches inputs that would not be what the node needs; returns the patched values."""
         patched: dict[int, list[Array]] = {}
-        computed = all(self.before(str(o.name)) is not None for o in site.node.outputs if o.uses())
+        used = (o for o in site.node.outputs if o.uses() or o.is_graph_output())
+        computed = all(self.before(str(o.name)) is not None for o in used)
         count = max(len(site.inputs), max(wanted, default=-1) + 1)
         for index in range(count):
             operand = site.input(index)

@@ -12,12 +12,14 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as oir
 
 from ..ir.analysis import Analysis, Weight
 from ..ir.constants import constant_tensor
 from ..ir.errors import UsageError
-from ..ir.registry import Registry
+from ..ir.registry import Registry, one_line
 from ..ir.roles import roles_of_axes
+from ..ir.rules.base import attribute_int
 
 Scores = npt.NDArray[np.float64]
 Criterion = Callable[[Analysis], Scores]
@@ -49,10 +51,8 @@ def _sums(analysis: Analysis, power: Callable[[Scores], Scores]) -> Scores:
         owning = _owned_axes(analysis, weight, roles)
         if not owning:
             continue
-        tensor = constant_tensor(values[weight.name])
-        assert tensor is not None
         with np.errstate(over="ignore"):  # an infinite score is refused later
-            powers = power(_float(np.asarray(tensor.numpy())))  # large: read and raised once
+            powers = power(_numbers(values[weight.name]))  # large: read and raised once
         for axis, role, units in owning:
             others = tuple(k for k in range(powers.ndim) if k != axis)
             sums = powers.sum(axis=others, dtype=np.float64)
@@ -73,6 +73,38 @@ def _owned_axes(
         if units is not None:
             found.append((index, roles.get(axis, "coupled"), units))
     return found
+
+
+def _numbers(value: oir.Value) -> Scores:
+    """What a constant stands for: its own numbers, or those that it is dequantised to."""
+    array = _constant(value)
+    assert array is not None
+    for node, index in value.uses():
+        if node.op_type != "DequantizeLinear" or index != 0:
+            continue
+        scale, zero = (_constant(v) for v in (*node.inputs[1:], None)[:2])
+        if zero is not None:
+            array = array - _spread(zero, array.shape, node)
+        return array if scale is None else array * _spread(scale, array.shape, node)
+    return array
+
+
+def _spread(parameter: Scores, shape: tuple[int, ...], node: oir.Node) -> Scores:
+    """A scale or zero point, per tensor, per axis or per block, as it meets a tensor of ``shape``."""
+    axis = attribute_int(node, "axis", 1) if len(shape) > 1 else 0
+    block = attribute_int(node, "block_size", 0)
+    if parameter.size == 1:
+        return parameter.reshape(())
+    if block:
+        return np.repeat(parameter, block, axis).take(range(shape[axis]), axis)
+    target = [1] * len(shape)
+    target[axis] = parameter.size
+    return parameter.reshape(target)
+
+
+def _constant(value: oir.Value | None) -> Scores | None:
+    tensor = None if value is None else constant_tensor(value)
+    return None if tensor is None else _float(np.asarray(tensor.numpy()))
 
 
 def _float(array: npt.NDArray[np.generic]) -> Scores:
@@ -96,11 +128,21 @@ def criteria() -> Registry[Criterion]:
 
 def score_units(analysis: Analysis, criterion: str) -> Scores:
     """float64[unit_count] from the named criterion. Raises UsageError when the name is unknown
-    or a third party's criterion returns something else."""
-    scores = np.asarray(criteria().get(criterion)(analysis), np.float64)
+    or a third party's criterion fails or returns something else."""
+    registry = criteria()
+    score, provider = registry.get(criterion), registry.provider(criterion)
+    try:
+        scores = np.asarray(score(analysis), np.float64)
+    except Exception as error:
+        if provider == "secateur":
+            raise
+        raise UsageError(
+            f"criterion '{criterion}' of '{provider}' failed ({type(error).__name__}: "
+            f"{one_line(error)}); repair or uninstall '{provider}'"
+        ) from error
     if scores.shape != (analysis.unit_count,) or not np.isfinite(scores).all():
         raise UsageError(
-            f"criterion '{criterion}' must give one finite score for each of the "
-            f"{analysis.unit_count} units"
+            f"criterion '{criterion}' of '{provider}' must give one finite score for each of the "
+            f"{analysis.unit_count} units; are all weights finite?"
         )
     return scores

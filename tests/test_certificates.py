@@ -32,6 +32,7 @@ from .graphs import GRAPHS, INFO, Array, feeds
 RUNNABLE = [name for name, info in INFO.items() if info.runnable]
 RATIOS = (0.25, 0.5, 0.8)
 Carrier = Literal["heads", "largest"]
+CARRIERS: tuple[Carrier, Carrier] = ("heads", "largest")
 Slices = Iterable[tuple[str, int, Iterable[int]]]
 
 
@@ -197,17 +198,21 @@ def test_largest_carrier(name: str) -> None:
     prune_random(name, 0.5, 3, carrier="largest")
 
 
-def test_largest_carrier_reaches_inside_the_heads() -> None:
-    wq = analysis("separate_qkv", "largest").operands["wq"].axes[1]
-    assert {s.size for s in _units_by_column(analysis("separate_qkv"), wq)} == {4}
-    wide = analysis("swin_block", "largest")
-    assert len(prunable(wide)) >= 2
-
-
-def _units_by_column(found: Analysis, axis: int) -> list[Array]:
-    units = found.units_of(axis)
-    assert units is not None
-    return [np.flatnonzero(units == u) for u in np.unique(units)]
+def test_the_largest_carrier_reaches_inside_the_heads() -> None:
+    """Two heads of eight: units are whole heads, or one place of all heads at once."""
+    model = GRAPHS["separate_qkv"]()
+    constants(model)["split4"].CopyFrom(numpy_helper.from_array(np.array([0, 0, 2, 8]), "split4"))
+    heads, places = (secateur.analyze(model, dims={"N": 1, "T": 3}, carrier=c) for c in CARRIERS)
+    for found, wanted in (
+        (heads, [range(8), range(8, 16)]),
+        (places, [(k, k + 8) for k in range(8)]),
+    ):
+        units = found.units_of(next(w for w in found.weights if w.name == "wv").axes[0][1])
+        assert units is not None
+        columns = [tuple(np.flatnonzero(units == unit)) for unit in np.unique(units)]
+        assert sorted(columns) == [tuple(w) for w in wanted]
+        plan = secateur.Plan(found, at_random(found, 0.5, 9))
+        assert secateur.certify(plan, secateur.rewrite(plan), threads=1).ok
 
 
 INEXACT = ["swin_block", "transformer_decomposed_norm", "transformer_layer_norm", "mlp_mixer",

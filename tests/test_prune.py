@@ -164,6 +164,99 @@ def test_the_lowest_norms_go(criterion: str) -> None:
     np.testing.assert_array_equal(after["w2"], np.delete(rest[0], rest[1], 1))
 
 
+def packed(block: int) -> onnx.ModelProto:
+    """Weights of 4 bits: one per output channel, the other in blocks along what it contracts."""
+    rng = np.random.default_rng(3)
+
+    def nibbles(name: str, *shape: int) -> onnx.TensorProto:
+        values = rng.integers(-8, 8, shape).ravel().tolist()
+        return helper.make_tensor(name, TensorProto.INT4, shape, values)
+
+    scales = {"s1": (9,), "s2": (-(-9 // block), 6)}
+    floats = [numpy_helper.from_array(rng.uniform(0.1, 0.2, shape).astype(np.float32), name)
+              for name, shape in scales.items()]  # fmt: skip
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q1", "s1"], ["k1"], axis=1),
+        helper.make_node("MatMul", ["x", "k1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("DequantizeLinear", ["q2", "s2"], ["k2"], axis=0, block_size=block),
+        helper.make_node("MatMul", ["r", "k2"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "packed", [helper.make_tensor_value_info("x", 1, ["N", 5])],
+        [helper.make_tensor_value_info("y", 1, ["N", 6])],
+        [nibbles("q1", 5, 9), nibbles("q2", 9, 6), *floats],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def dequantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with the results of DequantizeLinear on constants in their place."""
+    held = arrays(model)
+    left = []
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in held:
+            alone = helper.make_graph(
+                [node],
+                "alone",
+                [],
+                [onnx.ValueInfoProto(name=node.output[0])],
+                [t for t in model.graph.initializer if t.name in node.input],
+            )
+            opsets = model.opset_import
+            real = run(helper.make_model(alone, opset_imports=opsets, ir_version=10), {})
+            model.graph.initializer.append(
+                numpy_helper.from_array(real[node.output[0]], node.output[0])
+            )  # fmt: skip
+        else:
+            left.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(left)
+    return model
+
+
+def eight_bits(**zero: int) -> onnx.ModelProto:
+    """dq_weights with uint8 weights and one zero point, or with scales that differ widely."""
+    model = GRAPHS["dq_weights"]()
+    held, rng = constants(model), np.random.default_rng(5)
+    scales = rng.uniform(1e-4, 1e-1, 16).astype(np.float32)
+    held["s1"].CopyFrom(numpy_helper.from_array(scales, "s1"))
+    held["s2"].CopyFrom(numpy_helper.from_array(scales[::-1].copy(), "s2"))
+    if zero:
+        shifted = (numpy_helper.to_array(held["w1"]).astype(np.int16) + 128).astype(np.uint8)
+        held["w1"].CopyFrom(numpy_helper.from_array(shifted, "w1"))
+        points = np.full(16, zero["point"], np.uint8)
+        held["z1"].CopyFrom(numpy_helper.from_array(points, "z1"))
+    return model
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2"])
+@pytest.mark.parametrize("zero", [{}, {"point": 90}])
+def test_quantised_weights_are_ranked_by_what_they_stand_for(
+    criterion: str, zero: dict[str, int]
+) -> None:
+    results = [
+        prune(model, "dq_weights", ratio=0.5, criterion=criterion).report["removed"]
+        for model in (eight_bits(**zero), dequantised(eight_bits(**zero)))
+    ]
+    quantised, real = ({(e["tensor"], e["axis"]): e["indices"] for e in r} for r in results)
+    for number, axis in (("1", 0), ("2", 0), ("2", 1)):
+        assert quantised[f"w{number}", axis] == real[f"k{number}", axis]
+
+
+def test_blocks_of_four_bits_are_ranked_by_what_they_stand_for() -> None:
+    removed = [
+        next(
+            e["indices"] for e in prune(model, ratio=0.34).report["removed"] if e["tensor"] == name
+        )
+        for model, name in ((packed(3), "q1"), (dequantised(packed(3)), "k1"))
+    ]
+    real = arrays(dequantised(packed(3)))
+    norms = np.square(real["k1"]).sum(0) + np.square(real["k2"]).sum(1)
+    assert removed[0] == [3 * int(np.argmin(norms.reshape(3, 3).sum(1))) + k for k in range(3)]
+    assert sorted(np.argsort(norms)[:3]) == removed[1]
+
+
 def test_global_scope_compares_shares_of_the_groups_mean() -> None:
     model = GRAPHS["weights_in_constants"]()
     w = arrays(model)

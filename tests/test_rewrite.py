@@ -26,7 +26,7 @@ from .test_certificates import (
     zeroed,
 )
 from .test_cost import counted_parameters
-from .test_prune import arrays, prune, saved
+from .test_prune import arrays, packed, prune, saved
 
 # ---- declared shapes ----------------------------------------------------------------------------
 
@@ -107,32 +107,6 @@ def test_weights_in_constant_nodes_stay_there() -> None:
     before, after = ([(n.op_type, n.output[0]) for n in m.graph.node] for m in (original, pruned))
     assert before == after
     assert arrays(pruned)["w2"].shape == (12, 8, 3, 3)
-
-
-def packed(block: int) -> onnx.ModelProto:
-    """Weights of 4 bits: one per output channel, the other in blocks along what it contracts."""
-    rng = np.random.default_rng(3)
-
-    def nibbles(name: str, *shape: int) -> onnx.TensorProto:
-        values = rng.integers(-8, 8, shape).ravel().tolist()
-        return helper.make_tensor(name, TensorProto.INT4, shape, values)
-
-    scales = {"s1": (9,), "s2": (-(-9 // block), 6)}
-    floats = [numpy_helper.from_array(rng.uniform(0.1, 0.2, shape).astype(np.float32), name)
-              for name, shape in scales.items()]  # fmt: skip
-    nodes = [
-        helper.make_node("DequantizeLinear", ["q1", "s1"], ["k1"], axis=1),
-        helper.make_node("MatMul", ["x", "k1"], ["h"]),
-        helper.make_node("Relu", ["h"], ["r"]),
-        helper.make_node("DequantizeLinear", ["q2", "s2"], ["k2"], axis=0, block_size=block),
-        helper.make_node("MatMul", ["r", "k2"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes, "packed", [helper.make_tensor_value_info("x", 1, ["N", 5])],
-        [helper.make_tensor_value_info("y", 1, ["N", 6])],
-        [nibbles("q1", 5, 9), nibbles("q2", 9, 6), *floats],
-    )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 def test_packed_types_stay_packed() -> None:
