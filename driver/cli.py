@@ -5,7 +5,6 @@ Heavy imports happen inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import functools
 import io
 import logging
 import os
@@ -13,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import typer.core
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Commands(typer.core.TyperGroup):
-    """All commands. What Typer would frame in a box becomes one line on stderr."""
+    """All commands. Every error becomes one line on stderr and the documented exit code."""
 
     def main(  # type: ignore[override]
         self,
@@ -40,17 +39,24 @@ class Commands(typer.core.TyperGroup):
         try:
             code = super().main(args, prog_name, standalone_mode=False, **extra) or 0
             sys.stdout.flush()
+        except SecateurError as error:
+            _report(str(error))
+            code = error.exit_code
         except BrokenPipeError:
             code = _pipe_closed()
         except typer.Abort:
             code = 130
+        except MemoryError as error:
+            _report(f"not enough memory: {error}; smaller sizes (--dim) need less")
+            code = 1
         except Exception as error:
             show = getattr(error, "format_message", None)  # Typer's errors have it, others do not
             if show is None:
-                raise
-            path = getattr(getattr(error, "ctx", None), "command_path", "secateur")
-            _report(f"{show().rstrip('.')} (see '{path} --help')")
-            code = UsageError.exit_code
+                code = _internal_error(error)
+            else:
+                path = getattr(getattr(error, "ctx", None), "command_path", "secateur")
+                _report(f"{show().rstrip('.')} (see '{path} --help')")
+                code = UsageError.exit_code
         if standalone_mode:
             sys.exit(code)
         return code
@@ -65,42 +71,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Turns errors into one line on stderr and the documented exit code."""
-
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            result = command(*args, **kwargs)
-            sys.stdout.flush()
-            return result
-        except SecateurError as error:
-            _fail(str(error), error.exit_code)
-        except BrokenPipeError:
-            raise typer.Exit(_pipe_closed()) from None
-        except typer.Exit:
-            raise
-        except Exception as error:
-            if os.environ.get("SECATEUR_DEBUG"):
-                raise
-            text = " ".join(str(error).split())
-            _fail(
-                f"internal error: {type(error).__name__}: {text} "
-                "(set SECATEUR_DEBUG=1 for the traceback, and please report it)",
-                1,
-            )
-        raise AssertionError  # _fail never returns
-
-    return wrapper
-
-
-def _fail(message: str, code: int) -> None:
-    _report(message)
-    raise typer.Exit(code)
+def _internal_error(error: Exception) -> int:
+    if os.environ.get("SECATEUR_DEBUG"):
+        raise error
+    _report(
+        f"internal error: {type(error).__name__}: {error} "
+        "(set SECATEUR_DEBUG=1 for the traceback, and please report it)"
+    )
+    return 1
 
 
 def _report(message: str) -> None:
@@ -225,7 +204,6 @@ def _global(
 
 
 @app.command()
-@guarded
 def prune(
     model: Model,
     output: Output,
@@ -310,7 +288,6 @@ def _print_result(
 
 
 @app.command()
-@guarded
 def run(
     model: Model,
     output: Output,
@@ -427,7 +404,6 @@ def _instrumentations(
 
 
 @app.command()
-@guarded
 def inspect(
     model: Model,
     protect: Protect = None,
@@ -454,7 +430,6 @@ def inspect(
 
 
 @app.command()
-@guarded
 def explain(
     model: Model,
     name: Annotated[
@@ -491,7 +466,6 @@ def _print(data: Mapping[str, Any], json: bool, show: Callable[[Mapping[str, Any
 
 
 @app.command()
-@guarded
 def verify(
     original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model before.")],
     pruned: Annotated[Path, typer.Argument(metavar="PRUNED", help="The model after.")],
@@ -518,7 +492,6 @@ def verify(
 
 
 @app.command()
-@guarded
 def bench(
     original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model before.")],
     pruned: Annotated[Path, typer.Argument(metavar="PRUNED", help="The model after.")],
@@ -553,7 +526,6 @@ def bench(
 
 
 @app.command()
-@guarded
 def passes(json: Json = False) -> None:
     """List every pass with its options, contract and provider; criteria and rules besides."""
     from .inspection import describe_plugins

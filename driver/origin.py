@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ..ir.analysis import Analysis
 from ..ir.constants import constants, tensor_shape
+from ..ir.errors import SecateurError
 from ..ir.rewrite import Slice, rewrite
 from ..passes.prune import Pruning
 
@@ -42,7 +43,10 @@ def removed_in_original(analysis: Analysis, prunings: Sequence[Pruning]) -> Remo
         if units is not None:
             chosen = units[list(item.indices)]
             flags[chosen[chosen >= 0]] = True
-    slices = rewrite(analysis, flags).slices
+    try:
+        slices = rewrite(analysis, flags).slices
+    except SecateurError:  # what the passes before the pruning made is easier to rewrite
+        return Removed(list(direct.values()), False)
     found = {(s.tensor, s.axis): s.indices for s in slices}
     if all(found.get(place) == s.indices for place, s in direct.items()):
         return Removed(slices, True)

@@ -89,15 +89,17 @@ def show_result(result: PruneResult, output: Path) -> None:
         out.print(f"certificate: {escape(result.certificate.describe())}")
     if report["timing"] is None and not result.passes:
         out.print("no pass was run")
-    _warnings(report["warnings"], out)
+    _notes(report["warnings"])
     out.print(f"wrote {escape(str(output))}")
 
 
-def _warnings(warnings: list[str], out: Console) -> None:
-    for warning in warnings[:5]:
-        out.print(f"[yellow]note:[/] {escape(warning)}")
-    if len(warnings) > 5:
-        out.print(f"[yellow]note:[/] … and {len(warnings) - 5} more (see --report or --json)")
+def _notes(notes: list[str]) -> None:
+    """What the reader should know beside the data: on stderr."""
+    error = Console(stderr=True, highlight=False, soft_wrap=True)
+    for note in notes[:5]:
+        error.print(f"[yellow]note:[/] {escape(note)}")
+    if len(notes) > 5:
+        error.print(f"[yellow]note:[/] … and {len(notes) - 5} more (see --report or --json)")
 
 
 def show_analysis(data: Mapping[str, Any]) -> None:
@@ -135,7 +137,7 @@ def show_analysis(data: Mapping[str, Any]) -> None:
             out.print(f"  {pin['axes']:>5}  {pin['reason']}{where}", markup=False)
         if len(data["pins"]) > 15:
             out.print(f"  … and {len(data['pins']) - 15} more reasons (see --json)")
-    _warnings(data["warnings"], out)
+    _notes(data["warnings"])
 
 
 def show_explanations(data: Mapping[str, Any]) -> None:
@@ -169,8 +171,7 @@ def show_certificate(data: Mapping[str, Any]) -> None:
     if data["replay"] is not None:
         verb = "reproduces" if data["replay"]["agrees"] else "does not reproduce"
         out.print(f"zeroing the removed slices in the original {verb} the pruned outputs")
-    for note in data["notes"]:
-        out.print(f"[yellow]note:[/] {escape(note)}")
+    _notes(data["notes"])
 
 
 def show_bench(data: Mapping[str, Any]) -> None:

@@ -89,6 +89,7 @@ class Analysis:
         return (units < 0) | ~removed[units]
 
     def new_size(self, axis: int, removed: Flags) -> int:
+        """The size of the axis when the units flagged in ``removed`` go."""
         return int(self.keep(axis, removed).sum())
 
 

@@ -59,6 +59,7 @@ _EQUATION = re.compile(_TERM + rb"(," + _TERM + rb")*(->" + _TERM + rb")?")
 
 
 def check_model(proto: onnx.ModelProto) -> None:
+    """Refuses what is no ONNX model that Secateur reads: raises ModelError."""
     if not proto.HasField("graph"):
         raise ModelError("holds no graph; is it an ONNX model?")
     if not MIN_IR_VERSION <= proto.ir_version <= onnx.IR_VERSION:

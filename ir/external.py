@@ -67,6 +67,7 @@ class MappedTensor(oir.ExternalTensor):
 def map_external(
     tensor: oir.ExternalTensor, folder: Path | None, maps: dict[str, npt.NDArray[np.uint8]]
 ) -> MappedTensor:
+    """The tensor's bytes mapped from its file; raises ModelError when they are not there."""
     location = os.fspath(tensor.location)
     what = f"external data {location!r} of tensor {tensor.name!r}"
     if folder is None:
@@ -144,6 +145,7 @@ def inline_tensor(tensor: oir.TensorProtocol) -> oir.TensorProtocol:
 
 
 def tensor_data(tensor: oir.TensorProtocol) -> bytes:
+    """The tensor's bytes as stored; raises ModelError when they do not fit its shape."""
     with model_errors(f"tensor {tensor.name!r}"):
         data = tensor.tobytes() if tensor.nbytes else b""
     if len(data) != tensor.nbytes:
@@ -177,6 +179,7 @@ def external_form(
 
 
 def data_chunks(placed: Sequence[tuple[int, oir.TensorProtocol]]) -> Iterator[bytes]:
+    """The bytes of a data file: every tensor at its offset, zeros between them."""
     end = 0
     for offset, tensor in placed:
         yield bytes(offset - end)

@@ -41,12 +41,15 @@ class Restated:
         return operand
 
     def has_input(self, index: int) -> bool:
+        """Whether the node has this input."""
         return self._site.input(index) is not None
 
     def input_rank(self, index: int) -> int:
+        """The number of axes of an input."""
         return self._operand(self._site.inputs, index).rank
 
     def output_rank(self, index: int) -> int:
+        """The number of axes of an output."""
         return self._operand(self._site.outputs, index).rank
 
     def old_size(self, index: int, axis: int) -> int:
@@ -58,6 +61,7 @@ class Restated:
         return int(self.keep(index, axis).sum())
 
     def new_output_size(self, index: int, axis: int) -> int:
+        """The size of an output's axis after pruning."""
         return int(self.output_keep(index, axis).sum())
 
     def new_shape(self, output: int) -> Sizes:
@@ -69,6 +73,7 @@ class Restated:
         return self._rewriter.keep(self._operand(self._site.inputs, index).axis(axis))
 
     def output_keep(self, index: int, axis: int) -> Flags:
+        """bool[size]: which coordinates of an output's axis stay."""
         return self._rewriter.keep(self._operand(self._site.outputs, index).axis(axis))
 
     def values(self, index: int) -> Array | None:
@@ -81,18 +86,23 @@ class Restated:
         return np.stack(found)
 
     def integer(self, name: str, default: int) -> int:
+        """An integer attribute."""
         return attribute_int(self._node, name, default)
 
     def integers(self, name: str) -> tuple[int, ...] | None:
+        """An attribute that is a list of integers, or None."""
         return attribute_ints(self._node, name)
 
     def set_int(self, name: str, value: int) -> None:
+        """Sets an integer attribute."""
         self._node.attributes[name] = oir.AttrInt64(name, int(value))
 
     def set_ints(self, name: str, values: Sequence[int]) -> None:
+        """Sets an attribute that is a list of integers."""
         self._node.attributes[name] = oir.AttrInt64s(name, [int(v) for v in values])
 
     def remove_attribute(self, name: str) -> None:
+        """Removes an attribute, if it is there."""
         self._node.attributes.pop(name, None)
 
     def want(self, index: int, value: Array) -> None:

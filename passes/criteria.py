@@ -90,7 +90,7 @@ def _numbers(value: oir.Value) -> Scores:
 
 
 def _spread(parameter: Scores, shape: tuple[int, ...], node: oir.Node) -> Scores:
-    """A scale or zero point, per tensor, per axis or per block, as it meets a tensor of ``shape``."""
+    """A scale or zero point (per tensor, axis or block) as it meets a tensor of ``shape``."""
     axis = attribute_int(node, "axis", 1) if len(shape) > 1 else 0
     block = attribute_int(node, "block_size", 0)
     if parameter.size == 1:

@@ -63,6 +63,7 @@ class Products:
         return values
 
     def total(self, removed: Counts) -> float:
+        """The sum over all layers when every group g loses ``removed[g]`` units."""
         return float(self.each(removed).sum())
 
     def gains(self, removed: Counts, back: Counts) -> Sizes:

@@ -278,6 +278,21 @@ def test_quiet_is_silent() -> None:
         assert (result.stdout, result.stderr) == ("", "")
 
 
+def test_notes_go_to_stderr() -> None:
+    model = onnx.load("m.onnx")
+    (relu,) = (n for n in model.graph.node if n.output[0] == "/Relu_output_0")
+    relu.op_type, relu.domain = "Mystery", "somewhere"
+    model.opset_import.append(onnx.helper.make_opsetid("somewhere", 1))
+    model.graph.value_info.append(
+        onnx.helper.make_tensor_value_info("/Relu_output_0", 1, ["batch", 16, 8, 8])
+    )
+    onnx.save(model, "m.onnx")
+    result = invoke("inspect", "m.onnx")
+    assert "note: node '/Relu': no coupling rule for somewhere.Mystery" in result.stderr
+    assert "note:" not in result.stdout
+    assert invoke("inspect", "m.onnx", "--json").stderr == ""
+
+
 def test_progress_goes_to_stderr_and_only_to_terminals() -> None:
     """With stderr a terminal there is progress on it; stdout stays as it is."""
     if os.name == "nt":

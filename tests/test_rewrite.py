@@ -429,7 +429,7 @@ def test_dead_nodes_of_the_model_stay_and_orphans_of_ours_go() -> None:
 
 
 def test_dynamic_sizes_are_still_computed() -> None:
-    """computed_product reshapes to one number, N * T * channels: it has to stay dynamic."""
+    """Every target is built from Shape at run time; none may become a constant."""
     model = GRAPHS["computed_attention"]()
     pruned = to_proto(prune(model, "computed_attention", ratio=0.5).model)
     kinds = [n.op_type for n in pruned.graph.node]

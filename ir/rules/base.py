@@ -38,6 +38,7 @@ class Operand:
 
     @property
     def rank(self) -> int:
+        """The number of axes."""
         return len(self.shape)
 
     def axis(self, index: int) -> int:
@@ -118,6 +119,7 @@ class Site:
         return self.inputs[index] if index < len(self.inputs) else None
 
     def output(self, index: int) -> Operand | None:
+        """Output number ``index``, or None when it is absent or nobody reads it."""
         return self.outputs[index] if index < len(self.outputs) else None
 
     @property
@@ -148,6 +150,7 @@ class Site:
         return attribute_ints(self.node, name)
 
     def string(self, name: str, default: str) -> str:
+        """A string attribute."""
         attribute = self.node.attributes.get(name)
         return default if attribute is None else attribute.as_string()
 
@@ -160,6 +163,7 @@ class Site:
         self._coupling.link(a, b, a_index, b_index, self.number)
 
     def pin(self, axis: int, reason: str, index: Indices | None = None) -> None:
+        """Says that an axis, or its coordinates ``index``, must stay, and why."""
         self._coupling.pin(axis, index, reason, self.number)
 
     def pin_all(self, reason: str, operands: Sequence[Operand | None] | None = None) -> None:
@@ -230,11 +234,13 @@ class Site:
 
 
 def attribute_int(node: oir.Node, name: str, default: int) -> int:
+    """An integer attribute of a node."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_int()
 
 
 def attribute_ints(node: oir.Node, name: str) -> tuple[int, ...] | None:
+    """An attribute of a node that is a list of integers, or None."""
     attribute = node.attributes.get(name)
     return None if attribute is None else tuple(attribute.as_ints())
 
