@@ -31,6 +31,7 @@ class Patcher:
         # Before IR version 4 an initializer is an input of the model as well.
         self._as_nodes = (model.ir_version or 4) < 4
         self._taken = _subgraph_names(self.graph)
+        self._copies: dict[str, int] = {}
         self._abandoned: list[oir.Value] = []
 
     def new_constant(self, name: str, tensor: oir.TensorProtocol) -> oir.Value:
@@ -51,10 +52,11 @@ class Patcher:
         return value
 
     def _free_name(self, name: str) -> str:
-        unique, count = name, 0
+        unique, count = name, self._copies.get(name, 0)
         while unique in self.values or unique in self._taken:
             count += 1
             unique = f"{name}_{count}"
+        self._copies[name] = count
         return unique
 
     def patch(

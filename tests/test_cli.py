@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -590,16 +589,21 @@ def test_version() -> None:
 
 
 def test_help_answers_at_once() -> None:
-    """Half a second on a machine that does nothing else; the best of five."""
+    """Under half a second of processor time, which other tests beside this one hardly change."""
+
+    def spent() -> float:
+        times = os.times()
+        return times.children_user + times.children_system
+
     best = np.inf
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = spent()
         done = command("--help")
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, spent() - begin)
         assert done.returncode == 0
         for name in ("prune", "run", "inspect", "explain", "verify", "bench", "passes"):
             assert name in done.stdout
-    assert best < 0.5
+    assert 0 < best < 0.5
 
 
 def test_help_and_import_load_nothing_heavy() -> None:
