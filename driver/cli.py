@@ -7,60 +7,37 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import typer.core
 
 from .. import __version__
-from ..ir.errors import CertificateError, SecateurError, UsageError
+from ..ir.errors import CertificateError, UsageError
+from .failures import Commands
+from .options import (
+    Bench,
+    Calibration,
+    Carrier,
+    Dim,
+    Json,
+    Model,
+    Output,
+    Protect,
+    Quiet,
+    Report,
+    Seed,
+    Threads,
+    check_files,
+    check_printed,
+    keep_weights,
+    parse_dims,
+)
 
 if TYPE_CHECKING:
     from .api import PruneResult
-
-
-class Commands(typer.core.TyperGroup):
-    """All commands. Every error becomes one line on stderr and the documented exit code."""
-
-    def main(  # type: ignore[override]
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        *,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
-        """Runs the command line; exits unless ``standalone_mode`` is false."""
-        try:
-            code = super().main(args, prog_name, standalone_mode=False, **extra) or 0
-            sys.stdout.flush()
-        except SecateurError as error:
-            _report(str(error))
-            code = error.exit_code
-        except BrokenPipeError:
-            code = _pipe_closed()
-        except typer.Abort:
-            code = 130
-        except MemoryError as error:
-            _report(f"not enough memory: {error}; smaller sizes (--dim) need less")
-            code = 1
-        except Exception as error:
-            show = getattr(error, "format_message", None)  # Typer's errors have it, others do not
-            if show is None:
-                code = _internal_error(error)
-            else:
-                path = getattr(getattr(error, "ctx", None), "command_path", "secateur")
-                _report(f"{show().rstrip('.')} (see '{path} --help')")
-                code = UsageError.exit_code
-        if standalone_mode:
-            sys.exit(code)
-        return code
-
 
 app = typer.Typer(
     name="secateur",
@@ -70,120 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _internal_error(error: Exception) -> int:
-    if os.environ.get("SECATEUR_DEBUG"):
-        raise error
-    _report(
-        f"internal error: {type(error).__name__}: {error} "
-        "(set SECATEUR_DEBUG=1 for the traceback, and please report it)"
-    )
-    return 1
-
-
-def _report(message: str) -> None:
-    print(f"secateur: error: {' '.join(message.split())}", file=sys.stderr)
-
-
-def _pipe_closed() -> int:
-    """Whoever read our output has left: be quiet, also when the interpreter flushes at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-
-
-# -- options that several commands share ------------------------------------------------------
-
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write the pruned model.")]
-Dim = Annotated[
-    list[str] | None,
-    typer.Option("--dim", metavar="NAME=SIZE", help="Size of a symbolic dimension (repeatable)."),
-]
-Calibration = Annotated[
-    Path | None,
-    typer.Option(help="npz file with arrays named like the inputs, first axis = samples."),
-]
-Protect = Annotated[
-    list[str] | None,
-    typer.Option(metavar="GLOB", help="Node or tensor names that stay whole (repeatable)."),
-]
-Carrier = Annotated[
-    Literal["heads", "largest"],
-    typer.Option(help="Factor of a reshaped axis along which units form, when several could."),
-]
-Report = Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Threads = Annotated[
-    int, typer.Option(min=0, max=1024, help="ONNX Runtime threads (0: as many as it likes).")
-]
-Seed = Annotated[
-    int, typer.Option(min=0, help="Seed of the random inputs of certificate and timing.")
-]
-Bench = Annotated[bool, typer.Option("--bench/--no-bench", help="Time original and result.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-
-
-def _dims(pairs: list[str] | None) -> dict[str, int]:
-    dims: dict[str, int] = {}
-    for pair in pairs or ():
-        name, equals, size = pair.rpartition("=")
-        if not (name and equals and re.fullmatch("[0-9]{1,10}", size)):
-            raise UsageError(f"--dim '{pair}' is not of the form NAME=SIZE")
-        if name in dims:
-            raise UsageError(f"--dim gives dimension '{name}' twice")
-        dims[name] = int(size)
-    return dims
-
-
-def _check_files(inputs: Sequence[Path | None], output: Path, report: Path | None) -> None:
-    """Finds out before the work whether the results can be written, and over nothing they need."""
-    data = output.with_name(f"{output.name}.data") if output.name else output
-    for path in (output, report):
-        if path is not None:
-            _check_writable(path)
-    if report is not None and os.path.realpath(report) in map(os.path.realpath, (output, data)):
-        raise UsageError(f"--report {report} and the pruned model would be one file")
-    for path in (output, data, report):
-        for source in inputs:
-            if path is not None and source is not None and _is_same(path, source):
-                raise UsageError(f"{path} is an input of this command; write to another file")
-
-
-def _check_writable(path: Path) -> None:
-    folder = path.parent
-    try:
-        reasons = {
-            "it is a folder": path.is_dir(),
-            f"the folder {folder} does not exist": not folder.exists(),
-            f"{folder} is not a folder": not folder.is_dir(),
-            f"the folder {folder} is not writable": not os.access(folder, os.W_OK),
-            "it is no plain file": path.exists() and not path.is_file(),
-            "its name is too long": len(os.fsencode(path.name)) > 200,
-        }
-    except OSError as error:
-        reasons = {str(error.strerror): True}
-    for reason, found in reasons.items():
-        if found:
-            raise UsageError(f"cannot write {path}: {reason}")
-
-
-def _is_same(path: Path, other: Path) -> bool:
-    try:
-        return path.samefile(other)
-    except OSError:  # one of them does not exist
-        return False
-
-
-def _keep_weights(model: Path, result: PruneResult, output: Path) -> None:
-    """Refuses to write over the original's external data: `verify` needs the original."""
-    from ..ir.io import model_files
-
-    data = output.with_name(f"{output.name}.data")
-    for source in model_files(model, result.original):
-        for path in (output, data):
-            if _is_same(path, source):
-                raise UsageError(f"{path} holds weights of the original; write to another file")
 
 
 @app.callback(invoke_without_command=True)
@@ -198,9 +61,6 @@ def _global(
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(UsageError.exit_code)
-
-
-# -- commands ---------------------------------------------------------------------------------
 
 
 @app.command()
@@ -243,8 +103,8 @@ def prune(
     """
     from .terminal import show_result, working
 
-    _check_files([model, calibration], output, report)
-    dims = _dims(dim)
+    check_files([model, calibration], output, report)
+    dims = parse_dims(dim)
     with working(quiet or json) as progress:
         from .api import prune as prune_model
 
@@ -267,7 +127,7 @@ def prune(
             bench=bench,
             progress=progress,
         )
-        _keep_weights(model, result, output)
+        keep_weights(model, result, output)
         result.save(output, report)
     _print_result(result, output, json, quiet, show_result)
 
@@ -329,10 +189,10 @@ def run(
     from ..passes.pipeline import load_pipeline_toml, parse_pipeline
     from .terminal import show_result, working
 
-    _check_files([model, calibration, config], output, report)
+    check_files([model, calibration, config], output, report)
     if (pipeline is None) == (config is None):
         raise UsageError("give exactly one of --pipeline and --config")
-    dims = _dims(dim)
+    dims = parse_dims(dim)
     if config is not None:
         passes, context = load_pipeline_toml(config)
         dims = dict(context.dims) | dims
@@ -340,7 +200,7 @@ def run(
         seed = context.seed if seed is None else seed
     else:
         passes = parse_pipeline(pipeline or "")
-    _check_printed(print_ir_after or (), [p.name for p in passes])
+    check_printed(print_ir_after or (), [p.name for p in passes])
     if reproducer is not None and reproducer.exists() and not reproducer.is_dir():
         raise UsageError(f"--reproducer {reproducer} is not a folder")
     watchers = _instrumentations(time_passes, statistics, print_ir_after, bisect_limit, reproducer)
@@ -358,19 +218,9 @@ def run(
             progress=progress,
             instrumentations=watchers,
         )
-        _keep_weights(model, result, output)
+        keep_weights(model, result, output)
         result.save(output, report)
     _print_result(result, output, json, quiet, show_result)
-
-
-def _check_printed(wanted: Sequence[str], names: Sequence[str]) -> None:
-    from ..ir.registry import suggest
-
-    for name in wanted:
-        if name not in (*names, "all"):
-            raise UsageError(
-                f"--print-ir-after {name}: no such pass in the pipeline{suggest(name, names)}"
-            )
 
 
 def _instrumentations(
@@ -421,7 +271,7 @@ def inspect(
         progress("analyse", None)
         analysis = analyze(
             model,
-            dims=_dims(dim),
+            dims=parse_dims(dim),
             protect=tuple(protect or ()),
             carrier=carrier,
             calibration=calibration,
@@ -448,7 +298,7 @@ def explain(
 
     analysis = analyze(
         model,
-        dims=_dims(dim),
+        dims=parse_dims(dim),
         protect=tuple(protect or ()),
         carrier=carrier,
         calibration=calibration,
@@ -514,7 +364,7 @@ def bench(
         data = describe_bench(
             original,
             pruned,
-            dims=_dims(dim),
+            dims=parse_dims(dim),
             calibration=calibration,
             threads=threads,
             seed=seed,

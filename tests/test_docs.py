@@ -21,6 +21,8 @@ PAGES = [
 ]
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
+FOLDERS = "ir|passes|runtime|driver|secateur|tests|examples|benchmarks|docs|tools"
+FILE = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w(?![\w*])")
 
 WITH_PYTHON = [page for page in PAGES if PYTHON.search((ROOT / page).read_text("utf-8"))]
 
@@ -80,6 +82,12 @@ def test_links(page: str) -> None:
     for target in LINK.findall(path.read_text("utf-8")):
         if "://" not in target:
             assert (path.parent / target).exists(), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_exist(page: str) -> None:
+    named = FILE.findall((ROOT / page).read_text("utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_main_command(folder: Path) -> None:

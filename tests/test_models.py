@@ -20,7 +20,7 @@ from secateur.ir.io import to_proto
 from secateur.runtime import certificate
 from secateur.runtime.inputs import random_feed
 
-from .test_certificates import check_interface, constants, run, zeroed
+from .pruning_checks import check_interface, constants, run, zeroed
 
 FOLDER = Path(
     os.environ.get("SECATEUR_MODELS") or Path(__file__).resolve().parents[2] / "shared" / "data"

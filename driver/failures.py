@@ -1,0 +1,71 @@
+"""How the command line ends: every error becomes one line on stderr and its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+import typer.core
+
+from ..ir.errors import SecateurError, UsageError
+
+
+class Commands(typer.core.TyperGroup):
+    """All commands. Every error becomes one line on stderr and the documented exit code."""
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        *,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Runs the command line; exits unless ``standalone_mode`` is false."""
+        try:
+            code = super().main(args, prog_name, standalone_mode=False, **extra) or 0
+            sys.stdout.flush()
+        except SecateurError as error:
+            _report(str(error))
+            code = error.exit_code
+        except BrokenPipeError:
+            code = _pipe_closed()
+        except typer.Abort:
+            code = 130
+        except MemoryError as error:
+            _report(f"not enough memory: {error}; smaller sizes (--dim) need less")
+            code = 1
+        except Exception as error:
+            show = getattr(error, "format_message", None)  # Typer's errors have it, others do not
+            if show is None:
+                code = _internal_error(error)
+            else:
+                path = getattr(getattr(error, "ctx", None), "command_path", "secateur")
+                _report(f"{show().rstrip('.')} (see '{path} --help')")
+                code = UsageError.exit_code
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+def _internal_error(error: Exception) -> int:
+    if os.environ.get("SECATEUR_DEBUG"):
+        raise error
+    _report(
+        f"internal error: {type(error).__name__}: {error} "
+        "(set SECATEUR_DEBUG=1 for the traceback, and please report it)"
+    )
+    return 1
+
+
+def _report(message: str) -> None:
+    print(f"secateur: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _pipe_closed() -> int:
+    """Whoever read our output has left: be quiet, also when the interpreter flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1

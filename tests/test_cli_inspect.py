@@ -1,0 +1,77 @@
+"""The commands that only show: inspect, explain, bench and passes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from .cli_runs import CALIBRATION, invoke, macs, prune, shapes
+
+pytestmark = pytest.mark.usefixtures("example_folder")
+
+
+def test_inspect() -> None:
+    data = json.loads(invoke("inspect", "m.onnx", "--json").stdout)
+    assert data["macs"] == macs("m.onnx")
+    assert data["parameters"] == sum(int(np.prod(s)) for s in shapes("m.onnx").values())
+    assert sum(g["units"] for g in data["groups"]) == data["units"]
+    (group,) = (g for g in data["groups"] if g["name"] == "stage1.conv1.weight[0]")
+    assert [(w["tensor"], w["axis"], w["role"]) for w in group["weights"]] == [
+        ("stage1.conv1.weight", 0, "producer"),
+        ("stage1.conv1.bias", 0, "coupled"),
+        ("stage1.conv2.weight", 1, "consumer"),
+    ]
+    text = invoke("inspect", "m.onnx").stdout
+    for group in data["groups"]:
+        assert group["name"] in text
+    assert "an output of the model" in text
+    kept = json.loads(invoke("inspect", "m.onnx", "--protect", "*", "--json").stdout)
+    assert kept["groups"] == []
+
+
+def test_explain() -> None:
+    text = invoke("explain", "m.onnx", "stem.weight").stdout
+    assert "stem.weight axis 0 (size 16): can be pruned" in text
+    assert "stem.weight axis 1 (size 1): must stay" in text
+    assert "an input of the model" in text
+    data = json.loads(invoke("explain", "m.onnx", "head.weight:0", "--json").stdout)
+    (axis,) = data["axes"]
+    assert (axis["tensor"], axis["axis"], axis["free"]) == ("head.weight", 0, 0)
+    assert "an output of the model" in axis["reason"]
+    assert axis["path"][-1]["value"] == "logits"
+    protected = invoke("explain", "m.onnx", "stem.weight:0", "--protect", "stem.weight").stdout
+    assert "protected by 'stem.weight'" in protected
+
+
+def test_bench() -> None:
+    prune("--macs", "0.5")
+    few = ["--runs", "5", "--seconds", "0", "--threads", "1"]
+    data = json.loads(invoke("bench", "m.onnx", "o.onnx", *few, "--json").stdout)
+    for name, path in {"original": "m.onnx", "pruned": "o.onnx"}.items():
+        row = data[name]
+        assert row["macs"] == macs(path)
+        assert row["runs"] >= 5
+        assert 0 < row["p25_ms"] <= row["p50_ms"] <= row["p75_ms"]
+    medians = [data[name]["p50_ms"] for name in ("original", "pruned")]
+    assert data["speedup"]["ratio"] == pytest.approx(medians[0] / medians[1])
+    assert data["macs_ratio"] == pytest.approx(macs("m.onnx") / macs("o.onnx"))
+    text = invoke(
+        *("bench", "m.onnx", "o.onnx", *few, "--calibration", str(CALIBRATION), "--dim", "batch=8")
+    ).stdout
+    assert "speed-up" in text and "MACs ratio" in text
+
+
+def test_passes() -> None:
+    data = json.loads(invoke("passes", "--json").stdout)
+    found = {row["name"]: row for row in data["passes"]}
+    assert {"fold-constants", "fold-batchnorm", "eliminate-dead", "prune"} <= found.keys()
+    assert found["prune"]["contract"] == "masks"
+    assert all(row["provider"] for row in data["passes"])
+    assert {"l1", "l2"} <= {row["name"] for row in data["criteria"]}
+    operators = {name for row in data["rules"] for name in row["operators"]}
+    assert {"Conv", "Gemm", "Reshape", "LayerNormalization"} <= operators
+    text = invoke("passes").stdout
+    for name in found:
+        assert name in text

@@ -1,0 +1,122 @@
+"""What goes where: data on stdout, the rest on stderr, models in files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from .cli_runs import ROOT, SCHEMA, command, invoke, outputs, prune
+
+pytestmark = pytest.mark.usefixtures("example_folder")
+
+
+def test_json_is_all_there_is_on_stdout() -> None:
+    result = invoke(
+        "prune", "m.onnx", "-o", "o.onnx", "--macs", "0.5", "--json", "--report", "r.json"
+    )
+    printed, written = json.loads(result.stdout), json.loads(Path("r.json").read_text("utf-8"))
+    assert printed == written
+    assert result.stderr == ""
+    SCHEMA.validate(printed)
+    for name, file in {"original": "m.onnx", "pruned": "o.onnx"}.items():
+        data = Path(file).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        assert printed[name] == {"file": file, "sha256": digest, "bytes": len(data)}
+
+
+def test_quiet_is_silent() -> None:
+    runs = [
+        ["prune", "m.onnx", "-o", "o.onnx", "--macs", "0.5", "--report", "r.json"],
+        ["run", "m.onnx", "-o", "p.onnx", "--pipeline", "fold-constants", "--no-bench"],
+        ["verify", "m.onnx", "o.onnx", "--report", "r.json"],
+    ]
+    for arguments in runs:
+        result = invoke(*arguments, "--quiet")
+        assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_notes_go_to_stderr() -> None:
+    model = onnx.load("m.onnx")
+    (relu,) = (n for n in model.graph.node if n.output[0] == "/Relu_output_0")
+    relu.op_type, relu.domain = "Mystery", "somewhere"
+    model.opset_import.append(onnx.helper.make_opsetid("somewhere", 1))
+    model.graph.value_info.append(
+        onnx.helper.make_tensor_value_info("/Relu_output_0", 1, ["batch", 16, 8, 8])
+    )
+    onnx.save(model, "m.onnx")
+    result = invoke("inspect", "m.onnx")
+    assert "note: node '/Relu': no coupling rule for somewhere.Mystery" in result.stderr
+    assert "note:" not in result.stdout
+    assert invoke("inspect", "m.onnx", "--json").stderr == ""
+
+
+def test_progress_goes_to_stderr_and_only_to_terminals() -> None:
+    """With stderr a terminal there is progress on it; stdout stays as it is."""
+    if os.name == "nt":
+        pytest.skip("no pseudo-terminals")
+    import pty
+
+    master, slave = pty.openpty()
+    arguments = ["prune", "m.onnx", "-o", "o.onnx", "--macs", "0.5", "--no-bench", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    program = [sys.executable, "-m", "secateur"]
+    with subprocess.Popen(
+        [*program, *arguments[:-1]], env=environment, stdout=subprocess.PIPE, stderr=slave
+    ) as process:
+        os.close(slave)
+        drawn = b""
+        try:
+            while block := os.read(master, 65536):
+                drawn += block
+        except OSError:  # Linux's end of a terminal
+            pass
+        assert process.stdout is not None
+        printed = process.stdout.read().decode()
+    os.close(master)
+    assert process.returncode == 0
+    assert b"certify" in drawn
+    assert "certify" not in printed and "\x1b" not in printed
+    done = command(*arguments)
+    assert done.stderr == "", "no progress on a file"
+    json.loads(done.stdout)
+
+
+def test_the_same_command_writes_the_same_bytes() -> None:
+    for target in ("o.onnx", "p.onnx"):
+        done = command("prune", "m.onnx", "-o", target, "--macs", "0.5", "--no-bench", "--quiet")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert Path("o.onnx").read_bytes() == Path("p.onnx").read_bytes()
+    assert not [p for p in Path().iterdir() if p.name not in ("m.onnx", "o.onnx", "p.onnx")]
+
+
+def test_external_data_stays_external() -> None:
+    model = onnx.load("m.onnx")
+    onnx.save(model, "m.onnx", save_as_external_data=True, location="w.data")
+    report = prune("--ratio", "0.5")
+    assert {p.name for p in Path().iterdir()} == {"m.onnx", "w.data", "o.onnx", "o.onnx.data"}
+    digest = hashlib.sha256(Path("o.onnx").read_bytes() + Path("o.onnx.data").read_bytes())
+    assert report["pruned"]["sha256"] == digest.hexdigest()
+    assert outputs("o.onnx").shape == (3, 10)
+
+
+def test_names_that_the_terminal_cannot_show() -> None:
+    shutil.copy("m.onnx", "größe.onnx")
+    program = [sys.executable, "-m", "secateur", "prune"]
+    done = subprocess.run(
+        [*program, "größe.onnx", "-o", "ß→.onnx", "--ratio", "0.5", "--no-bench"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("ß→.onnx").exists()

@@ -1,0 +1,109 @@
+"""`secateur verify`: proves a certificate again, and refuses what was changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from .cli_runs import CALIBRATION, invoke, prune
+
+pytestmark = pytest.mark.usefixtures("example_folder")
+
+
+def test_verify_proves_it_again_from_files() -> None:
+    prune("--macs", "0.5", "--report", "r.json")
+    text = invoke("verify", "m.onnx", "o.onnx", "--report", "r.json").stdout
+    assert "equals the masked original" in text
+    assert "reproduces the pruned outputs" in text
+    more = ["--calibration", str(CALIBRATION), "--threads", "1", "--json"]
+    data = json.loads(invoke("verify", "m.onnx", "o.onnx", "--report", "r.json", *more).stdout)
+    assert data["ok"] and data["calibrated"] and data["replay"]["agrees"]
+
+
+def test_verify_after_a_pipeline() -> None:
+    run = ["run", "m.onnx", "-o", "o.onnx", "--no-bench", "--report", "r.json"]
+    invoke(*run, "--pipeline", "fold-constants,fold-batchnorm,prune{macs=0.5},eliminate-dead")
+    invoke("verify", "m.onnx", "o.onnx", "--report", "r.json")
+    invoke(*run, "--pipeline", "prune{ratio=0.2},prune{ratio=0.2}")
+    result = invoke("verify", "m.onnx", "o.onnx", "--report", "r.json", code=6)
+    assert "one pruning pass" in result.stderr
+
+
+def test_verify_refuses_other_files() -> None:
+    prune("--macs", "0.5", "--report", "r.json")
+    prune("--macs", "0.6", output="p.onnx")
+    for files, wrong in {
+        ("m.onnx", "p.onnx"): "p.onnx is not the pruned model",
+        ("o.onnx", "o.onnx"): "o.onnx is not the original model",
+        ("m.onnx", "m.onnx"): "m.onnx is not the pruned model",
+    }.items():
+        result = invoke("verify", *files, "--report", "r.json", code=5)
+        assert wrong in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_verify_refuses_a_pruned_model_that_was_changed() -> None:
+    """Even when the report was made to name the changed file."""
+    report = prune("--macs", "0.5")
+    model = onnx.load("o.onnx")
+    (bias,) = (t for t in model.graph.initializer if t.name == "head.bias")
+    array = numpy_helper.to_array(bias).copy()
+    array[0] += 0.01
+    bias.CopyFrom(numpy_helper.from_array(array, bias.name))
+    onnx.save(model, "o.onnx")
+    Path("r.json").write_text(json.dumps(report))
+    assert (
+        "not the pruned model"
+        in invoke("verify", "m.onnx", "o.onnx", "--report", "r.json", code=5).stderr
+    )
+    report["pruned"]["sha256"] = hashlib.sha256(Path("o.onnx").read_bytes()).hexdigest()
+    Path("r.json").write_text(json.dumps(report))
+    result = invoke("verify", "m.onnx", "o.onnx", "--report", "r.json", code=5)
+    assert "certificate failed" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_verify_refuses_a_report_that_was_changed() -> None:
+    original = prune("--macs", "0.5")
+
+    def verify(report: dict[str, Any], code: int) -> str:
+        Path("r.json").write_text(json.dumps(report))
+        (line,) = invoke(
+            *("verify", "m.onnx", "o.onnx", "--report", "r.json", "--quiet"), code=code
+        ).stderr.splitlines()
+        return line
+
+    def changed(*path: str | int, value: object) -> dict[str, Any]:
+        report = json.loads(json.dumps(original))
+        place: Any = report
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        found: dict[str, Any] = report
+        return found
+
+    masks = original["certificate"]["masks"]
+    first = masks[0]["indices"]
+    other = [next(i for i in range(99) if i not in first), *first[1:]]
+    mask = ("certificate", "masks")
+    assert "certificate failed" in verify(changed(*mask, value=masks[1:]), 5)
+    assert "certificate failed" in verify(changed(*mask, 0, "indices", value=other), 5)
+    assert "certificate failed" in verify(changed(*mask, value=[]), 5)
+    for key, value in {"axis": 7, "output": "elsewhere", "input": 9, "indices": [999]}.items():
+        verify(changed(*mask, 0, key, value=value), 5)
+    for path, value in {
+        (*mask, 0, "indices"): "all",
+        ("certificate",): None,
+        ("pipeline",): "prune{macs=2}",
+        ("dims",): {"batch": 0},
+        ("dims", "height"): 3,
+        ("seed",): -1,
+        ("original",): {},
+        ("removed", 0, "indices"): "all",
+        ("removed", 0, "indices", 0): 10**30,
+    }.items():
+        verify(changed(*path, value=value), 6 if path[-1] != 0 else 5)
