@@ -32,10 +32,10 @@ def verify_report(
     context_for: Callable[[Mapping[str, int], int], PassContext],
 ) -> Certificate:
     """See `secateur.driver.api.verify`."""
-    from ..ir.shapes import Skeleton, bind_dims
+    from ..ir.shapes import Skeleton, bind_dims, infer_bindings
     from ..passes.manager import PassManager
     from ..passes.pipeline import parse_pipeline
-    from ..passes.prune import SEEDS, facts_types
+    from ..passes.prune import SEEDS, facts_types, spare_bindings
     from ..runtime.certificate import certify
     from ..runtime.observe import observer
 
@@ -61,10 +61,9 @@ def verify_report(
         context = context_for(dims, seed)
         before = PassManager(_prefix(passes), verify=False).run(model, context).model
         skeleton = Skeleton(before)
-        facts = [
-            skeleton.infer(binding, observer(before, context.calibration))
-            for binding in bind_dims(before, context.dims)
-        ]
+        facts = infer_bindings(
+        skeleton, bind_dims(before, context.dims), observer(before, context.calibration)
+    )
     except UsageError as error:
         raise DataError(f"the report does not fit the original model: {error}") from None
     candidate = to_proto(load_model(pruned))
@@ -81,6 +80,7 @@ def verify_report(
             removed=removed,
             source=to_proto(model),
             bindings=[f.binding for f in facts],
+            spare=spare_bindings(before, facts),
             seeds=tuple(range(seed, seed + SEEDS)),
             calibration=context.calibration,
             threads=context.threads,

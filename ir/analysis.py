@@ -21,7 +21,7 @@ from .constants import constant_tensor, constants, is_float, tensor_shape
 from .coupling import Coupling, Flags, Indices
 from .errors import UsageError
 from .rules.base import Operand, Rule, Site, Statements
-from .shapes import Array, Facts, Observer, Skeleton, bind_dims
+from .shapes import Array, Facts, Observer, Skeleton, bind_dims, infer_bindings
 from .units import Group, form_units
 
 GRAPH_INPUT, GRAPH_OUTPUT = -1, -2
@@ -112,7 +112,7 @@ def analyze(
     tested on single nodes. Raises UsageError for bad ``dims`` or a glob that matches nothing.
     """
     skeleton = Skeleton(model)
-    facts = [skeleton.infer(binding, observe) for binding in bind_dims(model, dims or {})]
+    facts = infer_bindings(skeleton, bind_dims(model, dims or {}), observe)
     analysis = _Builder(model, skeleton, facts).build(protect, prefer, interface)
     form_units(analysis, weights_only)
     return analysis
@@ -178,7 +178,8 @@ class _Builder:
         self.owners += [("", -1)] * (axes.start - len(self.owners))
         self.owners += [(name, index) for index in range(len(shape))]
         dynamic = self._dynamic(name, len(shape))
-        operand = Operand(name, shape, axes, name in self.constant, dynamic)
+        later = self.facts[-1].types[name][1]
+        operand = Operand(name, shape, axes, name in self.constant, dynamic, later)
         self.operands[key] = operand
         for index, moves in enumerate(dynamic):
             if moves:
@@ -188,10 +189,8 @@ class _Builder:
     def _dynamic(self, name: str, rank: int) -> tuple[bool, ...]:
         if len(self.facts) == 1:
             return (False,) * rank
-        first, second = (f.types.get(name) for f in self.facts)
-        if first is None or second is None or len(second[1]) != rank:
-            return (False,) * rank
-        return tuple(a != b for a, b in zip(first[1], second[1], strict=True))
+        first, second = (f.types[name][1] for f in self.facts)
+        return tuple(a != b for a, b in zip(first, second, strict=True))
 
     def _is_private(self, value: oir.Value) -> bool:
         """Vectors used at several places are tied only where their uses are: they may be cloned."""

@@ -78,6 +78,7 @@ class _Rewriter:
         self._keeps: dict[int, Flags] = {}
         self._cuts: dict[int, bool] = {}
         self._changed: dict[str, list[Array]] = {}
+        self._sizes: set[str] = set()
         self._types = [dict(f.types) for f in analysis.facts]
 
     def run(self) -> Rewritten:
@@ -234,13 +235,12 @@ class _Rewriter:
     ) -> dict[int, list[Array]]:
         """Patches inputs that would not be what the node needs; returns the patched values."""
         patched: dict[int, list[Array]] = {}
-        used = (o for o in site.node.outputs if o.uses() or o.is_graph_output())
-        computed = all(self.before(str(o.name)) is not None for o in used)
+        arithmetic = self._note_sizes(site)
         count = max(len(site.inputs), max(wanted, default=-1) + 1)
         for index in range(count):
             operand = site.input(index)
             name = operand.name if operand is not None else ""
-            if index not in wanted and (computed or name not in self._changed):
+            if index not in wanted and (arithmetic or name not in self._numbers()):
                 continue
             before = self.before(name) if name else None
             after = self._changed.get(name, before)
@@ -248,8 +248,6 @@ class _Rewriter:
                 need = list(wanted[index])
             else:
                 assert operand is not None and before is not None
-                if self.values[name].producer() is None or name in self.analysis.weight_names:
-                    continue  # a sliced constant, not a computed number
                 need = [_cut(v, [self.keep(a) for a in operand.axes]) for v in before]
             if after is not None and all(map(np.array_equal, after, need)):
                 continue
@@ -257,12 +255,30 @@ class _Rewriter:
             patched[index] = need
         return patched
 
+    def _note_sizes(self, site: Site) -> bool:
+        """Whether the node is shape arithmetic: it computes known values from Shape and Size, and
+        from constants that pruning leaves alone. Arithmetic on sliced weights is data."""
+        outputs = [str(o.name) for o in site.node.outputs if o.name]
+        inputs = [o.name for o in site.inputs if o is not None]
+        source = site.node.op_type in ("Shape", "Size")
+        fresh = source or (
+            any(name in self._sizes for name in inputs)
+            and not any(name in self._changed and name not in self._sizes for name in inputs)
+        )
+        if not fresh or any(self.before(name) is None for name in outputs):
+            return False
+        self._sizes.update(outputs)
+        return True
+
+    def _numbers(self) -> set[str]:
+        """Values of shape arithmetic that pruning has changed."""
+        return self._sizes & self._changed.keys()
+
     def _correct_captured(self) -> None:
         """Sizes that control flow captures from the main graph stay what they were."""
-        for name, given in list(self._changed.items()):
-            value, before = self.values[name], self.before(name)
-            if name in self.analysis.weight_names or before is None:
-                continue
+        for name in sorted(self._numbers()):
+            value, given, before = self.values[name], self._changed[name], self.before(name)
+            assert before is not None
             for use in tuple(value.uses()):
                 if use.node.graph is not self.graph:
                     self.patcher.patch(use.node, use.idx, before, given)
@@ -271,9 +287,10 @@ class _Rewriter:
         """An output of the model that is computed from sizes stays what it was."""
         for index, value in enumerate(self.graph.outputs):
             name, producer = str(value.name), value.producer()
-            given, before = self._changed.get(name), self.before(name)
-            if given is None or before is None or producer is None:
+            if name not in self._sizes or name not in self._changed:
                 continue
+            given, before = self._changed[name], self.before(name)
+            assert before is not None and producer is not None
             operand = self.analysis.operands[name]
             need = [_cut(v, [self.keep(a) for a in operand.axes]) for v in before]
             if all(map(np.array_equal, given, need)):

@@ -13,7 +13,7 @@ from .analysis import Analysis
 
 
 def roles_of_axes(analysis: Analysis) -> dict[int, str]:
-    """"producer" or "consumer" for axes of constant operands; absent axes are "coupled"."""
+    """The role "producer" or "consumer" of axes of constant operands; others are "coupled"."""
     constant: set[int] = set()
     for operand in analysis.operands.values():
         if operand.constant:

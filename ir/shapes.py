@@ -10,7 +10,7 @@ unknown is asked of ``observe``, which the runtime implements by running the mod
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,7 +71,8 @@ def symbolic_dims(model: oir.Model) -> dict[str, list[tuple[str, int]]]:
 
 
 def bind_dims(model: oir.Model, dims: Mapping[str, int]) -> list[dict[str, int]]:
-    """One or two bindings of the symbolic dimensions, the second with every size doubled.
+    """Sizes of the symbolic dimensions, and then the same with sizes doubled: all of them, and
+    each alone (`infer_bindings` takes what the model can bear).
 
     A dimension that is the first axis of some input defaults to 1 (a batch); every other one
     must be given in ``dims``. Raises UsageError for a missing, unknown or impossible size.
@@ -96,7 +97,41 @@ def bind_dims(model: oir.Model, dims: Mapping[str, int]) -> list[dict[str, int]]
             )
     if not binding:
         return [{}]
-    return [binding, {name: 2 * size for name, size in binding.items()}]
+    alone = [{**binding, name: 2 * size} for name, size in binding.items()]
+    doubled = {name: 2 * size for name, size in binding.items()}
+    return [binding, doubled, *(alone if len(alone) > 1 else [])]
+
+
+def infer_bindings(
+    skeleton: Skeleton, bindings: Sequence[Mapping[str, int]], observe: Observer | None = None
+) -> list[Facts]:
+    """Facts under the first binding, and under a second that moves as many dimensions as the
+    model can bear: what `bind_dims` returned goes in.
+
+    A dimension that cannot take another size (a position table fixes it, say) counts as static.
+    """
+    first = skeleton.infer(bindings[0], observe)
+    if len(bindings) == 1:
+        return [first]
+    second = skeleton.infer(bindings[1], observe)
+    if _same_ranks(first, second):
+        return [first, second]
+    moving = dict(first.binding)
+    for alone in bindings[2:]:
+        if _same_ranks(first, skeleton.infer(alone, observe)):
+            moving.update({k: v for k, v in alone.items() if v != first.binding[k]})
+    if moving == first.binding:
+        return [first]
+    second = skeleton.infer(moving, observe)
+    return [first, second] if _same_ranks(first, second) else [first]
+
+
+def _same_ranks(first: Facts, second: Facts) -> bool:
+    """Whether everything known under one binding is known, with the same rank, under another."""
+    return all(
+        name in second.types and len(second.types[name][1]) == len(shape)
+        for name, (_, shape) in first.types.items()
+    )
 
 
 class Skeleton:

@@ -67,7 +67,9 @@ def form_units(analysis: Analysis, weights_only: bool) -> None:
 
     owned = np.zeros(count, np.bool_)
     for weight in analysis.weights:
-        for axis in (axis for axes in weight.axes for axis in axes):
+        if len(weight.axes) > 1:
+            continue  # cut per use: such a copy goes with a unit, but makes none worth removing
+        for axis in weight.axes[0]:
             k = number.get(coupling.root(axis))
             if k is not None:
                 owned[labels[bases[k] : bases[k + 1]]] = True

@@ -167,16 +167,12 @@ def _meet(
     else:
         for _ in range(40):
             middle = (low + high) / 2
-            low, high = (
-                (low, middle) if products.total(path(middle)) <= limit else (middle, high)
-            )
+            low, high = (low, middle) if products.total(path(middle)) <= limit else (middle, high)
         counts = path(high)
     return _give_back(allocation, counts, products, limit)
 
 
-def _give_back(
-    allocation: _Allocation, counts: Counts, products: Products, limit: float
-) -> Counts:
+def _give_back(allocation: _Allocation, counts: Counts, products: Products, limit: float) -> Counts:
     """Restores the largest step that still fits, again and again."""
     counts, fits = counts.copy(), np.ones(len(counts), np.bool_)
     while True:

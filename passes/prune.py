@@ -16,7 +16,7 @@ from ..ir.io import to_proto
 from ..ir.masks import Compaction, Mask
 from ..ir.reference import reference_points
 from ..ir.rewrite import Slice, rewrite
-from ..ir.shapes import Facts
+from ..ir.shapes import Facts, bind_dims
 from ..runtime.cost import CostModel, Costs
 from .allocation import Limits, Target, allocate
 from .base import Contract, Pass, PassContext, PassResult
@@ -152,12 +152,19 @@ def prove(
         pruning.compactions,
         removed=[(s.tensor, s.axis, s.indices) for s in pruning.slices],
         bindings=[f.binding for f in analysis.facts],
+        spare=spare_bindings(model, analysis.facts),
         seeds=tuple(range(context.seed, context.seed + SEEDS)),
         calibration=context.calibration,
         threads=context.threads,
         types=facts_types(analysis.facts),
         progress=progress,
     )
+
+
+def spare_bindings(model: oir.Model, facts: Sequence[Facts]) -> list[dict[str, int]]:
+    """Other second sizes, one dimension at a time, in case the model does not run at all of
+    them together."""
+    return bind_dims(model, facts[0].binding)[2:] if len(facts) > 1 else []
 
 
 def facts_types(facts: Sequence[Facts]) -> dict[str, tuple[int, tuple[int | str | None, ...]]]:

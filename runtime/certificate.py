@@ -15,11 +15,12 @@ import onnx
 from ..ir.errors import CertificateError, SecateurError
 from ..ir.masks import Compaction, Mask
 from .calibration import CALIBRATION_SAMPLES, calibration_feeds
-from .compare import LabelledFeed, Progress, Run, compare_models, named
+from .compare import Comparison, LabelledFeed, Progress, Run, compare_models, named
 from .inputs import random_feed
 from .masked import masked_model, zeroed_model
 from .session import Array, make_session, run
 from .signature import Types
+from .unrounded import unrounded
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def certify(
     removed: Iterable[tuple[str, int, Sequence[int]]] | None = None,
     source: onnx.ModelProto | None = None,
     bindings: Sequence[Mapping[str, int]] = ({},),
+    spare: Sequence[Mapping[str, int]] = (),
     seeds: Sequence[int] = (0, 1, 2),
     calibration: Mapping[str, Array] | None = None,
     threads: int = 0,
@@ -77,7 +79,9 @@ def certify(
     """Compare ``pruned`` with the masked original on random and on calibration feeds.
 
     Every seed is run at every binding of the symbolic dimensions; a later binding at which the
-    *original* does not run is noted and left out. ``calibration`` is what `load_calibration`
+    *original* does not run is noted, and the first of ``spare`` at which it does takes its place.
+    A quantised model is compared a second time with the rounding of its activations taken out
+    (see `secateur.runtime.unrounded`), at the tolerance of floats. ``calibration`` is what `load_calibration`
     returned (up to 64 samples are used). ``removed`` lists slices of stored tensors for
     `zeroed_model`, of ``source`` if that is another model than ``original``. A pruned model that
     computes something else gives a certificate that is not ``ok``; CertificateError is raised
@@ -96,12 +100,17 @@ def certify(
     try:
         result = compare_models(masked, pruned, feeds, threads=threads, progress=progress)
     except CertificateError:
+        asked = len(bound)
+        bound += [dict(entry) for entry in spare]
+        batches += [_random_batch(original, binding, seeds) for binding in bound[asked:]]
         kept, notes = _runnable(original, bound, batches, bool(real), threads)
-        if len(kept) == len(bound):
+        if set(range(asked)) <= set(kept):
             raise
+        kept = kept[:asked]
         held = [bound[k] for k in kept]
         feeds = [*(feed for k in kept for feed in batches[k]), *real]
         result = compare_models(masked, pruned, feeds, threads=threads, progress=progress)
+    result = result.joined(_compare_unrounded(masked, pruned, feeds, threads))
     del masked
     notes += [
         f"output {name!r} never held a finite number: it proves nothing" for name in result.unproven
@@ -123,6 +132,21 @@ def certify(
         replay=replay,
         notes=tuple(notes),
     )
+
+
+def _compare_unrounded(
+    masked: onnx.ModelProto,
+    pruned: onnx.ModelProto,
+    feeds: Sequence[LabelledFeed],
+    threads: int,
+) -> Comparison | None:
+    """Both models without the rounding of activations; None if there is none to take out."""
+    plain = unrounded(masked)
+    if plain is None:
+        return None
+    other = unrounded(pruned)
+    labelled = [(f"{label}, unrounded", feed) for label, feed in feeds]
+    return compare_models(plain, other or pruned, labelled, threads=threads)
 
 
 def _random_batch(

@@ -48,6 +48,8 @@ BASE = {"float64": 1e-11, "float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
 CAP = {"float64": 1e-9, "float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 QUANTISED_CAP = 0.1
 _ULPS = 4
+_DRAWS = 4
+"""Perturbed runs per feed: one alone may happen to move nothing."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ class Comparison:
         """Whether every run stayed within its tolerance and something was compared."""
         outputs = {entry.output for entry in self.runs}
         return bool(outputs - set(self.unproven)) and all(entry.ok for entry in self.runs)
+
+    def joined(self, other: Comparison | None) -> Comparison:
+        """Both comparisons as one."""
+        if other is None:
+            return self
+        return replace(self, runs=self.runs + other.runs)
 
     @property
     def worst(self) -> Run | None:
@@ -172,8 +180,9 @@ def compare_models(
             "the reference", make_session, reference, threads=threads, optimize=optimize
         )
         for i in sorted({i for _, i in doubtful}):
-            for name, array in _perturbed_run(session, feeds[i][1], i, quantised).items():
-                noises[i][name] = noises[i][name].joined(_noise(first[i][name], array))
+            for draw in range(_DRAWS * i, _DRAWS * (i + 1)):
+                for name, array in _perturbed_run(session, feeds[i][1], draw, quantised).items():
+                    noises[i][name] = noises[i][name].joined(_noise(first[i][name], array))
         judged |= {(level, i): judge(i, level, o) for (level, i), o in doubtful.items()}
     records = [record for entry in judged.values() for record in entry]
     names = first[0].keys() if feeds else ()

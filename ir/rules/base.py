@@ -27,7 +27,8 @@ class Operand:
     """One input or output of a node: its value's name, concrete shape and axes.
 
     ``constant`` is true for initializers, Constant nodes and whatever follows from them alone.
-    ``dynamic`` flags the axes whose size moves with the binding.
+    ``dynamic`` flags the axes whose size moves with the binding; ``later`` is the shape under
+    the second binding (the same shape when nothing moves).
     """
 
     name: str
@@ -35,6 +36,7 @@ class Operand:
     axes: range
     constant: bool
     dynamic: tuple[bool, ...]
+    later: tuple[int, ...]
 
     @property
     def rank(self) -> int:
@@ -322,9 +324,9 @@ def digits(
 
 
 def choose_factor(
-    site: Site, runs: Sequence[Run], sizes: Sequence[int], reason: str, hint: Sequence[int] = ()
+    site: Site, runs: Sequence[Run], sizes: Sequence[int], reason: str, factors: Sequence[int]
 ) -> None:
-    """Lets units form along one factor of these axes: the carrier; the other axes are pinned."""
+    """Lets units form along one of ``factors``, the carrier; axes without it are pinned."""
 
     def alternative(factor: int) -> Alternative:
         bearers = tuple(run.axis for run in runs if factor in run.factors)
@@ -344,5 +346,4 @@ def choose_factor(
         for run in runs:
             site.pin(run.axis, reason)
 
-    used = sorted({f for run in runs for f in run.factors if sizes[f] > 1})
-    site.choose(*(alternative(f) for f in used), otherwise=otherwise)
+    site.choose(*(alternative(f) for f in factors if sizes[f] > 1), otherwise=otherwise)

@@ -9,13 +9,13 @@ the carrier; axes that do not contain it are pinned.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .base import Operand, Run, Site, choose_factor, positive_axes, rule
+from .base import Operand, Run, Site, choose_factor, digits, positive_axes, rule
 
 if TYPE_CHECKING:
     from ..restated import Restated
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _UNIT = "an axis of size 1 in a reshape"
 _UNCUT = "reshaped into sizes that share no factors"
 _OTHER = "reshaped together with another axis"
+_MOVES = "reshaped differently when a dynamic size changes"
 
 
 def _restate_reshape(node: Restated) -> None:
@@ -62,31 +63,52 @@ def couple_blocks(site: Site, x: Operand, y: Operand) -> None:
         for axis, size in zip(operand.axes, operand.shape, strict=True):
             if size == 1:
                 site.pin(axis, _UNIT)
-    for left, right in _blocks(x, y):
-        if len(left) == len(right) == 1:
-            site.link(left[0][0], right[0][0])
-            continue
+    moves = x.shape != x.later or y.shape != y.later
+    later = _pairings(x, y) if moves else None
+    for left, right in _blocks(_long_axes(x, x.shape), _long_axes(y, y.shape)):
         sizes, runs = factorise(left, right)
         if not runs:
             for axis, _ in (*left, *right):
                 site.pin(axis, _UNCUT)
             continue
-        choose_factor(site, runs, sizes, _OTHER)
+        holds = [f for f in range(len(sizes)) if later is None or _pairing(runs, f, sizes) in later]
+        if len(left) == len(right) == 1 and holds:
+            site.link(left[0][0], right[0][0])
+        else:
+            choose_factor(site, runs, sizes, _OTHER if holds else _MOVES, holds)
+
+
+Pairing = frozenset[tuple[int, bytes]]
+"""What a factor ties together: axes, and for each coordinate its position along the factor."""
+
+
+def _pairing(runs: Sequence[Run], factor: int, sizes: Sequence[int]) -> Pairing:
+    return frozenset((axis, digit.tobytes()) for axis, digit in digits(runs, factor, sizes))
+
+
+def _pairings(x: Operand, y: Operand) -> set[Pairing]:
+    """All pairings under the second binding; a carrier must tie the same coordinates there."""
+    found: set[Pairing] = set()
+    for left, right in _blocks(_long_axes(x, x.later), _long_axes(y, y.later)):
+        sizes, runs = factorise(left, right)
+        found.update(_pairing(runs, f, sizes) for f in range(len(sizes)))
+    return found
 
 
 Axes = list[tuple[int, int]]
 """(axis, size) pairs."""
 
 
-def _blocks(x: Operand, y: Operand) -> Iterator[tuple[Axes, Axes]]:
-    """Minimal runs of axes of equal product on both sides; axes of size 1 are left out."""
-    sides = [
-        [(axis, size) for axis, size in zip(o.axes, o.shape, strict=True) if size > 1]
-        for o in (x, y)
-    ]
+def _long_axes(operand: Operand, shape: Sequence[int]) -> Axes:
+    """The axes that are longer than 1."""
+    return [(axis, size) for axis, size in zip(operand.axes, shape, strict=True) if size > 1]
+
+
+def _blocks(inputs: Axes, outputs: Axes) -> Iterator[tuple[Axes, Axes]]:
+    """Minimal runs of axes of equal product on both sides."""
     left: Axes = []
     right: Axes = []
-    a, b = (iter(side) for side in sides)
+    a, b = iter(inputs), iter(outputs)
     product_left = product_right = 1
     while True:
         if product_left == product_right and left:
