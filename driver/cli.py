@@ -55,6 +55,7 @@ def _global(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="secateur: %(message)s")
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # we say ourselves what is wrong
     if version:
         print(__version__)
         raise typer.Exit

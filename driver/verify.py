@@ -62,8 +62,8 @@ def verify_report(
         before = PassManager(_prefix(passes), verify=False).run(model, context).model
         skeleton = Skeleton(before)
         facts = infer_bindings(
-        skeleton, bind_dims(before, context.dims), observer(before, context.calibration)
-    )
+            skeleton, bind_dims(before, context.dims), observer(before, context.calibration)
+        )
     except UsageError as error:
         raise DataError(f"the report does not fit the original model: {error}") from None
     candidate = to_proto(load_model(pruned))

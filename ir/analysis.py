@@ -19,7 +19,7 @@ import onnx_ir as oir
 
 from .constants import constant_tensor, constants, is_float, tensor_shape
 from .coupling import Coupling, Flags, Indices
-from .errors import UsageError
+from .errors import ModelError, UsageError
 from .rules.base import Operand, Rule, Site, Statements
 from .shapes import Array, Facts, Observer, Skeleton, bind_dims, infer_bindings
 from .units import Group, form_units
@@ -111,6 +111,8 @@ def analyze(
     pinned, and with ``weights_only`` False units need not own a weight: that is how rules are
     tested on single nodes. Raises UsageError for bad ``dims`` or a glob that matches nothing.
     """
+    if not model.graph.outputs:
+        raise ModelError("the model has no outputs, so nothing in it can be proved")
     skeleton = Skeleton(model)
     facts = infer_bindings(skeleton, bind_dims(model, dims or {}), observe)
     analysis = _Builder(model, skeleton, facts).build(protect, prefer, interface)
@@ -216,8 +218,9 @@ class _Builder:
             None if v is None else self._operand(v, number, i) for i, v in enumerate(node.inputs)
         ]
         outputs = [self._operand(v, number) if v.name else None for v in node.outputs]
+        every = rule is not None and rule.all_outputs
         outputs = [
-            o if v.uses() or v.is_graph_output() or i == 0 else None
+            o if every or v.uses() or v.is_graph_output() or i == 0 else None
             for i, (o, v) in enumerate(zip(outputs, node.outputs, strict=True))
         ]
         opset = self.model.graph.opset_imports.get(node.domain, self.skeleton.opset)

@@ -14,12 +14,12 @@ import onnx_ir as oir
 
 from .analysis import node_label
 from .constants import constant_tensor, set_constant, tensor_shape
-from .errors import SecateurError
+from .errors import TargetError
 from .shapes import Array
 
 
-class RewriteError(SecateurError):
-    """A size that cannot be restated; the message names the node. Exit code 1."""
+class RewriteError(TargetError):
+    """A size that cannot be restated; the message names the node."""
 
 
 class Patcher:

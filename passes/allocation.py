@@ -70,19 +70,7 @@ def allocate(
                 f"{int((allocation.room > 0).sum())} prunable groups; ask for more"
             )
         return allocation.flags(counts)
-    costs = CostModel(analysis)
-    products = costs.macs if target.kind == "macs" else costs.parameters
-    whole = products.total(np.zeros_like(allocation.size))
-    limit = whole * target.value
-    while True:
-        removed = allocation.flags(_meet(allocation, path, products, target, limit, whole))
-        exact = costs.costs(removed)
-        excess = (exact.macs if target.kind == "macs" else exact.parameters) - whole * target.value
-        if excess <= 0:
-            return removed
-        # The products count a vector shared by several layers once; cut differently it is stored
-        # several times, so aim lower by what that costs.
-        limit -= excess
+    return allocation.flags(_meet(allocation, path, target))
 
 
 class _Allocation:
@@ -138,38 +126,79 @@ class _Allocation:
 
 
 def _step(analysis: Analysis, group: Group, round_to: int) -> int:
-    """How many units make the kept channels a multiple of ``round_to``."""
-    units = analysis.units_of(group.axes[0])
-    assert units is not None
-    channels = int(np.isin(units, group.units).sum()) // max(len(group.units), 1)
-    return round_to // math.gcd(round_to, max(channels, 1))
+    """How many units make the kept channels of every contraction multiples of ``round_to``."""
+    contracted = analysis.statements.producers | analysis.statements.consumers
+    axes = [a for a in group.axes if a in contracted] or group.axes[:1]
+    step = 1
+    for root in {analysis.coupling.root(a) for a in axes}:
+        units = analysis.units_of(root)
+        assert units is not None
+        channels = int(np.isin(units, group.units).sum()) // max(len(group.units), 1)
+        step = math.lcm(step, round_to // math.gcd(round_to, max(channels, 1)))
+    return step
 
 
-def _meet(
-    allocation: _Allocation,
-    path: Callable[[float], Counts],
-    products: Products,
-    target: Target,
-    limit: float,
-    whole: float,
-) -> Counts:
-    """The smallest cut along ``path`` whose cost is at most ``limit``, then units given back."""
-    least = products.total(allocation.room)
-    if least > limit * (1 + 1e-12):
+def _meet(allocation: _Allocation, path: Callable[[float], Counts], target: Target) -> Counts:
+    """The smallest cut along ``path`` that meets the target, then units given back.
+
+    The search works on products of mean sizes. They are exact unless units of one group differ,
+    or layers that share a vector keep different parts of it; then the search aims lower until
+    the exact costs meet the target too.
+    """
+    costs = CostModel(allocation.analysis)
+    products = costs.macs if target.kind == "macs" else costs.parameters
+
+    def exact(counts: Counts) -> float:
+        found = costs.costs(allocation.flags(counts))
+        return float(found.macs if target.kind == "macs" else found.parameters)
+
+    whole = exact(np.zeros_like(allocation.size))
+    goal = whole * target.value
+    least = exact(allocation.room)
+    if least > goal * (1 + 1e-12):
         what = "MACs" if target.kind == "macs" else "parameters"
         raise TargetError(
             f"{what} cannot go down to {target.value:g} of the original: "
             f"at best {_rounded_up(least / whole)} can be reached under these limits"
         )
+    limit = goal
+    while True:
+        counts = _search(allocation, path, products, limit)
+        excess = exact(counts) - goal
+        if excess <= goal * 1e-12:
+            break
+        limit -= max(excess, whole * 1e-4)
+    return counts if limit == goal else _give_back_exactly(allocation, counts, exact, goal)
+
+
+def _search(
+    allocation: _Allocation, path: Callable[[float], Counts], products: Products, limit: float
+) -> Counts:
+    """The smallest cut along ``path`` whose cost is at most ``limit``; all room if none is."""
     low, high = 0.0, 1.0
     if products.total(path(high)) > limit:
-        counts = allocation.room.copy()
-    else:
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (low, middle) if products.total(path(middle)) <= limit else (middle, high)
-        counts = path(high)
-    return _give_back(allocation, counts, products, limit)
+        return _give_back(allocation, allocation.room.copy(), products, limit)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if products.total(path(middle)) <= limit else (middle, high)
+    return _give_back(allocation, path(high), products, limit)
+
+
+def _give_back_exactly(
+    allocation: _Allocation, counts: Counts, exact: Callable[[Counts], float], goal: float
+) -> Counts:
+    """As `_give_back`, with exact costs: slow, for the rare models that need it."""
+    while True:
+        best, found = exact(counts), None
+        for g in np.flatnonzero(counts > 0):
+            trial = counts.copy()
+            trial[g] = max(trial[g] - allocation.step[g], 0)
+            cost = exact(trial)
+            if best < cost <= goal:
+                best, found = cost, trial
+        if found is None:
+            return counts
+        counts = found
 
 
 def _give_back(allocation: _Allocation, counts: Counts, products: Products, limit: float) -> Counts:

@@ -100,13 +100,15 @@ class Pass(ABC):
 def clone_model(model: oir.Model) -> oir.Model:
     """A copy of the graph that shares weights, types and metadata values with the original.
 
-    Raises `ModelError` if a node uses a value that is produced after it.
+    Raises `ModelError` if the graph is not sorted or uses values that nothing makes.
     """
     try:
         copy = model.clone()
     except RuntimeError as error:
-        raise ModelError(
-            "the graph's nodes are not in topological order; sort them before running passes"
-        ) from error
+        from ..ir.verifier import find_problems
+
+        problems = find_problems(model)
+        detail = str(problems[0]) if problems else "its nodes are not in topological order"
+        raise ModelError(f"the graph is not valid: {detail}") from error
     copy.meta.update(model.meta)
     return copy

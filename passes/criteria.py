@@ -15,8 +15,8 @@ import numpy.typing as npt
 import onnx_ir as oir
 
 from ..ir.analysis import Analysis, Weight
-from ..ir.constants import constant_tensor
-from ..ir.errors import UsageError
+from ..ir.constants import constant_tensor, constants
+from ..ir.errors import ModelError, UsageError
 from ..ir.registry import Registry, one_line
 from ..ir.roles import roles_of_axes
 from ..ir.rules.base import attribute_int
@@ -126,6 +126,16 @@ def criteria() -> Registry[Criterion]:
     return Registry("criterion", "secateur.criteria", "secateur.passes", builtins, _check)
 
 
+def _infinite_weight(analysis: Analysis) -> str:
+    """The first weight that is not finite; the sum of finite ones may overflow, too."""
+    for value, tensor in constants(analysis.model.graph):
+        if value.name in analysis.weight_names:
+            array = np.asarray(tensor.numpy()).astype(np.float64)
+            if not np.isfinite(array).all():
+                return str(value.name)
+    return "?"
+
+
 def score_units(analysis: Analysis, criterion: str) -> Scores:
     """float64[unit_count] from the named criterion. Raises UsageError when the name is unknown
     or a third party's criterion fails or returns something else."""
@@ -140,6 +150,8 @@ def score_units(analysis: Analysis, criterion: str) -> Scores:
             f"criterion '{criterion}' of '{provider}' failed ({type(error).__name__}: "
             f"{one_line(error)}); repair or uninstall '{provider}'"
         ) from error
+    if provider == "secateur" and not np.isfinite(scores).all():
+        raise ModelError(f"weight '{_infinite_weight(analysis)}' holds NaN or infinity; mend it")
     if scores.shape != (analysis.unit_count,) or not np.isfinite(scores).all():
         raise UsageError(
             f"criterion '{criterion}' of '{provider}' must give one finite score for each of the "

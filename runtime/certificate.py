@@ -50,6 +50,8 @@ class Certificate:
 
     def describe(self) -> str:
         """One line: the verdict, what was run, and the decisive error."""
+        if not np.isfinite(self.worst) or (not self.ok and all(r.ok for r in self.runs)):
+            return "no output ever held a finite number on these inputs; give --calibration"
         labels = len({(entry.label, entry.optimisation) for entry in self.runs})
         data = " and calibration data" if self.calibrated else ""
         verdict = "equals" if self.ok else "DIFFERS from"
@@ -81,11 +83,11 @@ def certify(
     Every seed is run at every binding of the symbolic dimensions; a later binding at which the
     *original* does not run is noted, and the first of ``spare`` at which it does takes its place.
     A quantised model is compared a second time with the rounding of its activations taken out
-    (see `secateur.runtime.unrounded`), at the tolerance of floats. ``calibration`` is what `load_calibration`
-    returned (up to 64 samples are used). ``removed`` lists slices of stored tensors for
-    `zeroed_model`, of ``source`` if that is another model than ``original``. A pruned model that
-    computes something else gives a certificate that is not ``ok``; CertificateError is raised
-    when a model cannot run at all, and names the remedy.
+    (see `secateur.runtime.unrounded`), at the tolerance of floats. ``calibration`` is what
+    `load_calibration` returned (up to 64 samples are used). ``removed`` lists slices of stored
+    tensors for `zeroed_model`, of ``source`` if that is another model than ``original``. A pruned
+    model that computes something else gives a certificate that is not ``ok``; CertificateError is
+    raised when a model cannot run at all, and names the remedy.
     """
     bound = [dict(entry) for entry in bindings] or [{}]
     batches = [_random_batch(original, binding, seeds) for binding in bound]
@@ -119,6 +121,11 @@ def certify(
     replay = None
     if removed is not None:
         replay = _replay(source or original, pruned, removed, feeds[:1], threads)
+        if not replay["agrees"] and not compactions:
+            notes.append(
+                "zeroing the removed slices does not reproduce this result (a zeroed weight "
+                "divides, say): repeat the pruning by deleting them"
+            )
     worst = result.worst
     return Certificate(
         ok=result.ok,

@@ -168,7 +168,7 @@ class CostModel:
         return Costs(
             int(macs.sum()),
             sum(self._elements(w, removed) for w in analysis.weights),
-            self._weight_bytes(sizes),
+            self._weight_bytes(sizes, removed),
             max(live, default=0),
             tuple(layers),
         )
@@ -208,13 +208,16 @@ class CostModel:
         stored = sum(_bytes(count, types[name][0]) for name, count in counts.items())
         return sum(counts.values()), stored
 
-    def _weight_bytes(self, sizes: Counts) -> int:
+    def _weight_bytes(self, sizes: Counts, removed: Flags | None) -> int:
         """Bytes of all constants, integers included."""
         types = self.analysis.skeleton.constants
-        found = {o.name: o for o in self.analysis.operands.values() if o.name in types}
-        return sum(
-            _bytes(int(sizes[list(o.axes)].prod()), types[name][0]) for name, o in found.items()
-        )
+        counts = {
+            o.name: int(sizes[list(o.axes)].prod())
+            for o in self.analysis.operands.values()
+            if o.name in types
+        }
+        counts |= {w.name: self._elements(w, removed) for w in self.analysis.weights}
+        return sum(_bytes(count, types[name][0]) for name, count in counts.items())
 
     def _activation_bytes(self, sizes: Counts) -> dict[str, int]:
         """Bytes of every computed or fed value."""

@@ -83,6 +83,9 @@ def test_bind_dims() -> None:
     assert bind_dims(model, {"T": 7}) == [
         {"N": 1, "T": 7, "z.0": 1},
         {"N": 2, "T": 14, "z.0": 2},
+        {"N": 2, "T": 7, "z.0": 1},
+        {"N": 1, "T": 14, "z.0": 1},
+        {"N": 1, "T": 7, "z.0": 2},
     ]
     assert bind_dims(model, {"T": 7, "N": 4, "z.0": 2})[1] == {"N": 8, "T": 14, "z.0": 4}
     assert bind_dims(with_inputs(x=[1, 3]), {}) == [{}]

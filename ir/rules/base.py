@@ -262,13 +262,15 @@ Restate = Callable[["Restated"], None]
 class Rule:
     """A coupling rule of one operator and how it is described in reports.
 
-    ``family`` is the group of operators that the rule belongs to.
+    ``family`` is the group of operators that the rule belongs to; ``all_outputs`` says that
+    outputs count even if nothing reads them (they are None for the rule otherwise).
     """
 
     couple: Couple
     restate: Restate | None = None
     family: str = ""
     provider: str = "secateur"
+    all_outputs: bool = False
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -276,13 +278,17 @@ RULES: dict[tuple[str, str], Rule] = {}
 
 
 def rule(
-    *ops: str, family: str, restate: Restate | None = None, domain: str = ""
+    *ops: str,
+    family: str,
+    restate: Restate | None = None,
+    domain: str = "",
+    all_outputs: bool = False,
 ) -> Callable[[Couple], Couple]:
     """Registers the decorated function as the coupling rule of these operators."""
 
     def register(couple: Couple) -> Couple:
         for op in ops:
-            RULES[domain, op] = Rule(couple, restate, family)
+            RULES[domain, op] = Rule(couple, restate, family, all_outputs=all_outputs)
         return couple
 
     return register

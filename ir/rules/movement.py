@@ -56,7 +56,7 @@ def _restate_split(node: Restated) -> None:
     node.want(1, np.array([sizes, sizes], np.int64))
 
 
-@rule("Split", family="movement", restate=_restate_split)
+@rule("Split", family="movement", restate=_restate_split, all_outputs=True)
 def split(site: Site) -> None:
     """The reverse of a concatenation."""
     x = site.x
