@@ -92,6 +92,16 @@ def build_report(
         "certificate": _certificate(result),
         "timing": _timing(result.bench),
         "warnings": _warnings(result, list(prunings.values()), whole),
+        "copies": [
+            {
+                "tensor": copy.tensor,
+                "stored_as": copy.stored_as,
+                "axis": copy.axis,
+                "indices": list(copy.indices),
+            }
+            for pruning in prunings.values()
+            for copy in pruning.copies
+        ],
         "removed": [
             {"tensor": s.tensor, "axis": s.axis, "indices": list(s.indices), "role": s.role}
             for s in whole.removed.slices

@@ -64,7 +64,7 @@ def show_result(result: PruneResult, output: Path) -> None:
         if key in totals:
             row = totals[key]
             times = f"{row['times_smaller']:.2f}x" if row["times_smaller"] else "-"
-            share = f"{row['removed_share']:.1%}"
+            share = f"{round(row['removed_share'], 3) + 0.0:.1%}"
             table.add_row(label, show(row["before"]), show(row["after"]), share, times)
     if report["timing"] is not None:
         timing = report["timing"]

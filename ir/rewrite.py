@@ -14,7 +14,7 @@ The input model is not changed; weights that are not sliced are shared with the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as oir
@@ -45,11 +45,24 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """What was cut from one copy of a vector that several nodes shared and that now keep different
+    parts of it: ``indices`` of ``axis`` of ``tensor`` are not in ``stored_as``."""
+
+    tensor: str
+    stored_as: str
+    axis: int
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Rewritten:
-    """The rewritten model and every slice that was cut."""
+    """The rewritten model and every slice that was cut. A vector that is now stored several times
+    is in ``slices`` with what all its copies lack, and in ``copies`` with what each lacks."""
 
     model: oir.Model
     slices: list[Slice]
+    copies: list[Copy] = field(default_factory=list)
 
 
 def rewrite(analysis: Analysis, removed: Flags) -> Rewritten:
@@ -79,6 +92,7 @@ class _Rewriter:
         self._cuts: dict[int, bool] = {}
         self._changed: dict[str, list[Array]] = {}
         self._sizes: set[str] = set()
+        self._copies: list[Copy] = []
         self._types = [dict(f.types) for f in analysis.facts]
 
     def run(self) -> Rewritten:
@@ -95,7 +109,7 @@ class _Rewriter:
         self._correct_captured()
         self._correct_outputs()
         self.patcher.drop_abandoned()
-        return Rewritten(self.model, slices)
+        return Rewritten(self.model, slices, self._copies)
 
     # -- masks and sizes ----------------------------------------------------------------------
 
@@ -169,6 +183,12 @@ class _Rewriter:
                 site, position = place
                 node = self._node_of(self.analysis.sites[site])
                 node.replace_input_with(position, same)
+        if len(tensors) > 1:
+            self._copies += [
+                Copy(name, str(copy.name), axis, tuple(np.flatnonzero(~keep).tolist()))
+                for mask, copy in tensors
+                for axis, keep in enumerate(mask)
+            ]
         kept_everywhere = [np.logical_or.reduce(parts) for parts in zip(*masks, strict=True)]
         set_constant(value, _sliced(tensor, tensors[0][0]))
         self._changed_constant(name, tensors[0][0])

@@ -15,7 +15,7 @@ from ..ir.coupling import Flags
 from ..ir.io import to_proto
 from ..ir.masks import Compaction, Mask
 from ..ir.reference import reference_points
-from ..ir.rewrite import Slice, rewrite
+from ..ir.rewrite import Copy, Slice, rewrite
 from ..ir.shapes import Facts, bind_dims
 from ..runtime.cost import CostModel, Costs
 from .allocation import Limits, Target, allocate
@@ -41,6 +41,7 @@ class Pruning:
     before: Costs
     after: Costs
     seconds: dict[str, float] = field(default_factory=dict)
+    copies: list[Copy] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Prune(Pass):
                 costs.costs(),
                 costs.costs(removed),
                 clock,
+                rewritten.copies,
             )
         with _phase("certify", clock, context):
             certificate = prove(model, rewritten.model, pruning, context)

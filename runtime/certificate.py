@@ -121,7 +121,7 @@ def certify(
     replay = None
     if removed is not None:
         replay = _replay(source or original, pruned, removed, feeds[:1], threads)
-        if not replay["agrees"] and not compactions:
+        if result.ok and not replay["agrees"] and not compactions:
             notes.append(
                 "zeroing the removed slices does not reproduce this result (a zeroed weight "
                 "divides, say): repeat the pruning by deleting them"

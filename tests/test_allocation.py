@@ -146,12 +146,12 @@ def test_round_to_aligns_what_is_kept(
             assert count % 8 == 0 or count == len(group.units)
 
 
-def test_round_to_counts_channels_and_not_units() -> None:
-    """pixel_shuffle_crd: four channels of w2 per unit, so that any number of units is a multiple
-    of four channels, and an even one of eight."""
+def test_round_to_counts_channels_of_every_contraction() -> None:
+    """pixel_shuffle_crd: four channels of w2 per unit but one of w3, so that any number of units
+    is a multiple of four channels in w2, and only every fourth in w3."""
     found = analysis("pixel_shuffle_crd")
     group = next(g for g in found.groups if len(g.units) == 8)
-    for round_to, step in ((4, 1), (8, 2)):
+    for round_to, step in ((2, 2), (4, 4)):
         for ratio in (0.3, 0.5, 0.6):
             limits = Limits(round_to=round_to)
             target = Target("ratio", ratio)
