@@ -69,6 +69,7 @@ class PruneResult:
     results: tuple[PassResult, ...]
     bench: Bench | None
     report: dict[str, Any] = field(default_factory=dict)
+    source: Path | None = None
 
     @property
     def certificate(self) -> Certificate | None:
@@ -87,10 +88,14 @@ class PruneResult:
     ) -> None:
         """Writes the model (and the report as JSON), each whole or not at all.
 
-        Raises UsageError when a file cannot be written.
+        Raises UsageError when a file cannot be written, or when it is one that the original was
+        read from: without it nothing could be verified any more.
         """
+        from .overwrite import refuse_overwriting
         from .report import describe_files, write_report
 
+        if self.source is not None:
+            refuse_overwriting(self.source, self.original, Path(path))
         self.report["pruned"] = describe_files(save_model(self.model, path))
         if report is not None:
             write_report(self.report, report)
@@ -252,7 +257,7 @@ def prune(
         criterion=criterion,
         scope=scope,
         round_to=round_to,
-        protect=tuple(protect),
+        protect=(protect,) if isinstance(protect, str) else tuple(protect),
         max_ratio=max_ratio,
         inexact=inexact,
         carrier=carrier,
@@ -299,6 +304,7 @@ def run(
         timing = _bench_models(model, outcome.model, context)
         seconds["time"] = time.perf_counter() - begin
     result = PruneResult(outcome.model, model, outcome.passes, outcome.results, timing)
+    result.source = Path(source) if isinstance(source, (str, os.PathLike)) else None
     result.report = build_report(result, source, context, seconds, outcome.timings)
     return result
 

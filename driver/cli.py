@@ -32,7 +32,6 @@ from .options import (
     Threads,
     check_files,
     check_printed,
-    keep_weights,
     parse_dims,
 )
 
@@ -128,7 +127,6 @@ def prune(
             bench=bench,
             progress=progress,
         )
-        keep_weights(model, result, output)
         result.save(output, report)
     _print_result(result, output, json, quiet, show_result)
 
@@ -219,7 +217,6 @@ def run(
             progress=progress,
             instrumentations=watchers,
         )
-        keep_weights(model, result, output)
         result.save(output, report)
     _print_result(result, output, json, quiet, show_result)
 

@@ -29,8 +29,11 @@ class Commands(typer.core.TyperGroup):
             code = super().main(args, prog_name, standalone_mode=False, **extra) or 0
             sys.stdout.flush()
         except SecateurError as error:
-            _report(str(error))
-            code = error.exit_code
+            if error.exit_code == SecateurError.exit_code and error.__cause__ is not None:
+                code = _internal_error(error)  # a pass wraps whatever goes wrong in it
+            else:
+                _report(str(error))
+                code = error.exit_code
         except BrokenPipeError:
             code = _pipe_closed()
         except typer.Abort:
@@ -54,9 +57,9 @@ class Commands(typer.core.TyperGroup):
 def _internal_error(error: Exception) -> int:
     if os.environ.get("SECATEUR_DEBUG"):
         raise error
+    what = error if isinstance(error, SecateurError) else f"{type(error).__name__}: {error}"
     _report(
-        f"internal error: {type(error).__name__}: {error} "
-        "(set SECATEUR_DEBUG=1 for the traceback, and please report it)"
+        f"internal error: {what} (set SECATEUR_DEBUG=1 for the traceback, and please report it)"
     )
     return 1
 

@@ -6,14 +6,11 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from ..ir.errors import UsageError
-
-if TYPE_CHECKING:
-    from .api import PruneResult
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX file.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write the pruned model.")]
@@ -95,17 +92,6 @@ def _is_same(path: Path, other: Path) -> bool:
         return path.samefile(other)
     except OSError:  # one of them does not exist
         return False
-
-
-def keep_weights(model: Path, result: PruneResult, output: Path) -> None:
-    """Refuses to write over the original's external data: `verify` needs the original."""
-    from ..ir.io import model_files
-
-    data = output.with_name(f"{output.name}.data")
-    for source in model_files(model, result.original):
-        for path in (output, data):
-            if _is_same(path, source):
-                raise UsageError(f"{path} holds weights of the original; write to another file")
 
 
 def check_printed(wanted: Sequence[str], names: Sequence[str]) -> None:

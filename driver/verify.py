@@ -42,6 +42,8 @@ def verify_report(
     data = read_report(report)
     _check_digest(data, "original", original)
     _check_digest(data, "pruned", pruned)
+    if data.get("certificate") is None:
+        raise DataError("the report holds no certificate: its pipeline pruned nothing")
     try:
         passes = parse_pipeline(data["pipeline"])
         proof = data["certificate"]

@@ -81,11 +81,11 @@ def explain(analysis: Analysis, name: str, axis: int | None = None) -> list[Expl
 
 
 def _named_axes(analysis: Analysis, name: str) -> list[int]:
-    axes = [a for a, (value, _) in enumerate(analysis.owners) if value == name]
+    axes = [a for a, (value, _) in enumerate(analysis.owners) if name and value == name]
     if axes:
         return axes
     for site in analysis.sites:
-        if site.node.name == name:
+        if name and site.node.name == name:
             operands = [o for o in site.inputs if o is not None and o.constant]
             operands += [o for o in site.outputs if o is not None]
             return [a for o in operands for a in o.axes]

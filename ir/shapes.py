@@ -90,11 +90,15 @@ def bind_dims(model: oir.Model, dims: Mapping[str, int]) -> list[dict[str, int]]
             binding[name] = dims[name]
         elif any(axis == 0 for _, axis in places):
             binding[name] = 1
-        else:
-            where = ", ".join(f"axis {axis} of input '{value}'" for value, axis in places)
-            raise UsageError(
-                f"symbolic dimension '{name}' ({where}) has no size; pass --dim {name}=SIZE"
-            )
+    missing = [name for name in found if name not in binding]
+    if missing:
+        where = "; ".join(
+            f"'{name}': "
+            + ", ".join(f"axis {axis} of input '{value}'" for value, axis in found[name])
+            for name in missing
+        )
+        options = " ".join(f"--dim {name}=SIZE" for name in missing)
+        raise UsageError(f"symbolic dimensions without a size ({where}); pass {options}")
     if not binding:
         return [{}]
     alone = [{**binding, name: 2 * size} for name, size in binding.items()]

@@ -78,7 +78,9 @@ def calibration_feeds(
     shapes = {value.name: input_shape(value)[1] for value in fed_inputs(model)}
     if all(arrays[name].ndim == len(shape) + 1 for name, shape in shapes.items()):
         count = min((len(array) for array in arrays.values()), default=0)
-        return [{name: a[i] for name, a in arrays.items()} for i in range(min(count, limit))]
+        return [
+            {name: np.asarray(a[i]) for name, a in arrays.items()} for i in range(min(count, limit))
+        ]
     firsts = {name: shape[0] for name, shape in shapes.items() if shape}
     steps = {n: d if isinstance(d, int) else dims.get(d, 1) for n, d in firsts.items()}
     count = min((len(arrays[name]) for name in steps), default=1)

@@ -16,7 +16,7 @@ import onnx_ir as oir
 import pytest
 
 from secateur.ir.errors import ModelError, TargetError, UsageError
-from secateur.ir.io import to_proto
+from secateur.ir.io import save_model, to_proto
 
 from .graphs import GRAPHS, feeds
 from .pruning_checks import SOME, arrays, assert_same, prune, run, saved
@@ -200,6 +200,10 @@ def test_external_data_stays_external(tmp_path: Path) -> None:
     feed = feeds(model, N=3)
     assert_same(run(there, feed), run(to_proto(inline.model), feed))
 
-    result.save(path)  # over the file that the weights are still mapped from
+    for name in before:
+        with pytest.raises(secateur.UsageError, match="write to another file"):
+            result.save(source / name)
+    assert {p.name: p.read_bytes() for p in source.iterdir()} == before
+    save_model(result.model, path)  # over the file that the weights are still mapped from
     again = onnx.load(path)
     assert_same(run(again, feed), run(there, feed))

@@ -94,7 +94,7 @@ def test_bind_dims() -> None:
 @pytest.mark.parametrize(
     ("dims", "message"),
     [
-        ({}, r"'T' \(axis 2 of input 'x'\) has no size; pass --dim T=SIZE"),
+        ({}, r"without a size \('T': axis 2 of input 'x'\); pass --dim T=SIZE"),
         ({"T": 0}, "'T' needs a positive size, not 0"),
         ({"T": 4, "batch": 2}, r"no .* called 'batch' \(the model has: N, T\)"),
     ],
