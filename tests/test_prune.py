@@ -201,7 +201,7 @@ def test_external_data_stays_external(tmp_path: Path) -> None:
     assert_same(run(there, feed), run(to_proto(inline.model), feed))
 
     for name in before:
-        with pytest.raises(secateur.UsageError, match="write to another file"):
+        with pytest.raises(UsageError, match="write to another file"):
             result.save(source / name)
     assert {p.name: p.read_bytes() for p in source.iterdir()} == before
     save_model(result.model, path)  # over the file that the weights are still mapped from
