@@ -89,8 +89,23 @@ def show_result(result: PruneResult, output: Path) -> None:
         out.print(f"certificate: {escape(result.certificate.describe())}")
     if report["timing"] is None and not result.passes:
         out.print("no pass was run")
-    _notes(report["warnings"])
+    _notes([*report["warnings"], *_timing_advice(report["timing"])])
     out.print(f"wrote {escape(str(output))}")
+
+
+def _timing_advice(timing: Mapping[str, Any] | None) -> list[str]:
+    """What to do about a timing that shows no gain or nothing at all."""
+    if timing is None:
+        return []
+    speedup = timing["speedup"]
+    if speedup["low"] < 1 < speedup["high"]:
+        return ["the timing is too noisy to tell them apart; try --threads 1 or a larger batch"]
+    if speedup["ratio"] < 1:
+        return [
+            "slower than the original here: ONNX Runtime computes convolutions in blocks of 8 or"
+            " 16 channels; try --round-to 8"
+        ]
+    return []
 
 
 def _notes(notes: list[str]) -> None:

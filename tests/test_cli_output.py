@@ -120,3 +120,14 @@ def test_names_that_the_terminal_cannot_show() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert Path("ß→.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("low", "ratio", "high", "words"),
+    [(0.5, 1.2, 2.0, "too noisy"), (0.6, 0.7, 0.8, "--round-to 8"), (1.5, 1.6, 1.7, "")],
+)
+def test_advice_on_timings(low: float, ratio: float, high: float, words: str) -> None:
+    from secateur.driver.terminal import _timing_advice
+
+    advice = _timing_advice({"speedup": {"low": low, "ratio": ratio, "high": high}})
+    assert any(words in line for line in advice) if words else not advice

@@ -20,7 +20,7 @@ def test_prune_prints_a_summary_and_writes_a_model_that_runs() -> None:
         assert words in result.stdout
     assert re.search("certificate: equals the masked original.*relative error", result.stdout)
     assert "wrote o.onnx" in result.stdout
-    assert result.stderr == ""
+    assert all("note: " in line for line in result.stderr.splitlines()), "advice on the timing"
     onnx.checker.check_model("o.onnx", full_check=True)
     for batch in (1, 5):
         assert outputs("o.onnx", batch).shape == (batch, 10)
