@@ -167,24 +167,13 @@ def certify(
     them does not run; a difference is in the result (``ok``)."""
     from ..ir.reference import reference_points
     from ..passes.prune import prove
-    from ..runtime.cost import CostModel
 
     analysis = plan.analysis
     context = _context(
         analysis.model, analysis.facts[0].binding, calibration, threads=threads, seed=seed
     )
     masks, compactions = reference_points(analysis, plan.removed)
-    costs = CostModel(analysis)
-    pruning = Pruning(
-        analysis,
-        plan.removed,
-        rewritten.slices,
-        masks,
-        compactions,
-        costs.costs(),
-        costs.costs(plan.removed),
-    )
-    return prove(analysis.model, rewritten.model, pruning, context)
+    return prove(analysis, rewritten, masks, compactions, context)
 
 
 def bench(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as oir
 
 _FLOAT_TYPES = frozenset(t for t in oir.DataType if t.is_floating_point())
@@ -74,8 +73,3 @@ def tensor_shape(tensor: oir.TensorProtocol) -> tuple[int, ...]:
 def is_float(dtype: oir.DataType | None) -> bool:
     """True for every floating-point element type, 4 and 8 bit ones included."""
     return dtype in _FLOAT_TYPES
-
-
-def as_array(tensor: oir.TensorProtocol) -> npt.NDArray[np.generic]:
-    """The tensor as a numpy array; narrow types come as their ml_dtypes equivalents."""
-    return tensor.numpy()

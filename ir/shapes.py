@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as oir
 
-from .constants import as_array, constant_tensor, constants, tensor_shape
+from .constants import constant_tensor, constants, tensor_shape
 from .errors import ModelError, UsageError
 from .inference import infer_shapes
 
@@ -151,7 +151,7 @@ class Skeleton:
             name, shape = str(value.name), tensor_shape(tensor)
             self.constants[name] = (int(tensor.dtype), shape)
             if math.prod(shape) <= SMALL:
-                self.small[name] = as_array(tensor)
+                self.small[name] = tensor.numpy()
         # Constants that are not plain tensors (strings, sparse) stay nodes.
         self.nodes[:0] = [
             oir.serde.serialize_node(n)

@@ -15,7 +15,7 @@ from ..ir.coupling import Flags
 from ..ir.io import to_proto
 from ..ir.masks import Compaction, Mask
 from ..ir.reference import reference_points
-from ..ir.rewrite import Copy, Slice, rewrite
+from ..ir.rewrite import Copy, Rewritten, Slice, rewrite
 from ..ir.shapes import Facts, bind_dims
 from ..runtime.cost import CostModel, Costs
 from .allocation import Limits, Target, allocate
@@ -120,7 +120,7 @@ class Prune(Pass):
                 rewritten.copies,
             )
         with _phase("certify", clock, context):
-            certificate = prove(model, rewritten.model, pruning, context)
+            certificate = prove(analysis, rewritten, masks, compactions, context)
         gone = int(removed.sum())
         return PassResult(
             rewritten.model,
@@ -136,25 +136,27 @@ class Prune(Pass):
 
 
 def prove(
-    model: oir.Model, pruned: oir.Model, pruning: Pruning, context: PassContext
+    analysis: Analysis,
+    rewritten: Rewritten,
+    masks: Sequence[Mask],
+    compactions: Sequence[Compaction],
+    context: PassContext,
 ) -> Certificate:
     """The certificate of a pruning: the masked original against the pruned model, at both
     bindings of the symbolic dimensions. Raises CertificateError when a model does not run."""
     from ..runtime.certificate import certify
 
-    analysis = pruning.analysis
-
     def progress(done: int, total: int) -> None:
         context.progress("certify", done / max(total, 1))
 
     return certify(
-        to_proto(model),
-        to_proto(pruned),
-        pruning.masks,
-        pruning.compactions,
-        removed=[(s.tensor, s.axis, s.indices) for s in pruning.slices],
+        to_proto(analysis.model),
+        to_proto(rewritten.model),
+        masks,
+        compactions,
+        removed=[(s.tensor, s.axis, s.indices) for s in rewritten.slices],
         bindings=[f.binding for f in analysis.facts],
-        spare=spare_bindings(model, analysis.facts),
+        spare=spare_bindings(analysis.model, analysis.facts),
         seeds=tuple(range(context.seed, context.seed + SEEDS)),
         calibration=context.calibration,
         threads=context.threads,

@@ -151,6 +151,17 @@ class Site:
         """An attribute that is a list of integers, or None."""
         return attribute_ints(self.node, name)
 
+    def axes_parameter(self) -> tuple[bool, tuple[int, ...] | None]:
+        """The operator's ``axes``, an attribute or the second input by opset: whether they are
+        known before the run, and the axes as written (None when left out)."""
+        axes = self.integers("axes")
+        if axes is None and self.input(1) is not None:
+            value = self.value(1)
+            if value is None:
+                return False, None
+            axes = tuple(value.astype(np.int64).reshape(-1).tolist())
+        return True, axes
+
     def string(self, name: str, default: str) -> str:
         """A string attribute."""
         attribute = self.node.attributes.get(name)

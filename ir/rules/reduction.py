@@ -36,12 +36,9 @@ def reduce(site: Site) -> None:
 
 def _reduced_axes(site: Site) -> list[int] | None:
     rank = site.x.rank
-    axes = site.integers("axes")
-    if axes is None and site.input(1) is not None:
-        value = site.value(1)
-        if value is None:
-            return None
-        axes = tuple(int(v) for v in value.reshape(-1))
+    known, axes = site.axes_parameter()
+    if not known:
+        return None
     if not axes:
         return [] if site.integer("noop_with_empty_axes", 0) else list(range(rank))
     return positive_axes(axes, rank)

@@ -176,12 +176,9 @@ def insert_axes(site: Site) -> None:
 
 
 def _inserted(site: Site, long: Operand) -> list[int] | None:
-    axes = site.integers("axes")
-    if axes is None and site.input(1) is not None:
-        value = site.value(1)
-        if value is None:
-            return None
-        axes = tuple(int(v) for v in value.reshape(-1))
+    known, axes = site.axes_parameter()
+    if not known:
+        return None
     if axes is None:
         return [i for i, size in enumerate(long.shape) if size == 1]
     return positive_axes(axes, long.rank)
