@@ -23,7 +23,7 @@ from ..ir import rewrite as _rewrite
 from ..ir.analysis import Analysis
 from ..ir.coupling import Flags
 from ..ir.errors import UsageError
-from ..ir.io import load_model, save_model, to_proto
+from ..ir.io import load_model, save_model
 from ..ir.rewrite import Rewritten
 from ..passes.allocation import Limits, allocate
 from ..passes.base import Pass, PassContext, PassResult
@@ -193,24 +193,25 @@ def bench(
     from ..runtime.benchmark import benchmark
     from ..runtime.calibration import calibration_feeds
     from ..runtime.inputs import random_feed
+    from ..runtime.runnable import runnable
 
     model = load_model(original)
     context = _context(model, dims, calibration, threads=threads, seed=seed)
-    reference, other = to_proto(model), to_proto(load_model(candidate))
     binding = bind_dims(model, context.dims)[0]
-    if context.calibration is None:
-        feeds = [random_feed(reference, binding, seed)]
-    else:
-        feeds = list(calibration_feeds(context.calibration, reference, binding, 16))
-    first, second = benchmark(
-        [reference, other],
-        feeds,
-        threads=threads,
-        min_runs=min_runs,
-        min_seconds=min_seconds,
-        max_seconds=max(min_seconds, 30.0),
-        progress=None if progress is None else lambda done: progress("time", done),
-    )
+    with runnable(model, load_model(candidate)) as (reference, other):
+        if context.calibration is None:
+            feeds = [random_feed(reference, binding, seed)]
+        else:
+            feeds = list(calibration_feeds(context.calibration, reference, binding, 16))
+        first, second = benchmark(
+            [reference, other],
+            feeds,
+            threads=threads,
+            min_runs=min_runs,
+            min_seconds=min_seconds,
+            max_seconds=max(min_seconds, 30.0),
+            progress=None if progress is None else lambda done: progress("time", done),
+        )
     return Bench(first, second, Speedup.of(first, second), threads)
 
 

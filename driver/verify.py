@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as oir
 
 from ..ir.errors import CertificateError, DataError, ModelError, SecateurError, UsageError
-from ..ir.io import digest, load_model, to_proto
+from ..ir.io import digest, load_model
 from ..ir.masks import Compaction, Mask
 from .report import read_report
 
@@ -38,6 +38,7 @@ def verify_report(
     from ..passes.prune import SEEDS, facts_types, spare_bindings
     from ..runtime.certificate import certify
     from ..runtime.observe import observer
+    from ..runtime.runnable import runnable
 
     data = read_report(report)
     _check_digest(data, "original", original)
@@ -68,27 +69,28 @@ def verify_report(
         )
     except UsageError as error:
         raise DataError(f"the report does not fit the original model: {error}") from None
-    candidate = to_proto(load_model(pruned))
+    smaller = load_model(pruned)
 
     def progress(done: int, total: int) -> None:
         context.progress("certify", done / max(total, 1))
 
     try:
-        return certify(
-            to_proto(before),
-            candidate,
-            masks,
-            compactions,
-            removed=removed,
-            source=to_proto(model),
-            bindings=[f.binding for f in facts],
-            spare=spare_bindings(before, facts),
-            seeds=tuple(range(seed, seed + SEEDS)),
-            calibration=context.calibration,
-            threads=context.threads,
-            types=facts_types(facts),
-            progress=progress,
-        )
+        with runnable(before, smaller, model) as (original, candidate, source):
+            return certify(
+                original,
+                candidate,
+                masks,
+                compactions,
+                removed=removed,
+                source=source,
+                bindings=[f.binding for f in facts],
+                spare=spare_bindings(before, facts),
+                seeds=tuple(range(seed, seed + SEEDS)),
+                calibration=context.calibration,
+                threads=context.threads,
+                types=facts_types(facts),
+                progress=progress,
+            )
     except (ModelError, OverflowError) as error:
         raise CertificateError(
             f"the report's certificate does not fit the original model: {error}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -29,9 +30,14 @@ class MappedTensor(oir.ExternalTensor):
     later never changes the tensor.
     """
 
-    __slots__ = ("_bytes",)
+    __slots__ = ("_bytes", "_file")
 
-    def __init__(self, tensor: oir.ExternalTensor, data: npt.NDArray[np.uint8]) -> None:
+    def __init__(
+        self,
+        tensor: oir.ExternalTensor,
+        data: npt.NDArray[np.uint8],
+        file: mmap.mmap | None = None,
+    ) -> None:
         super().__init__(
             tensor.location,
             tensor.offset,
@@ -44,6 +50,7 @@ class MappedTensor(oir.ExternalTensor):
             base_dir=tensor.base_dir,
         )
         self._bytes = data
+        self._file = file
 
     def numpy(self) -> npt.NDArray[Any]:
         """The data; a read-only view of the file except for types narrower than a byte."""
@@ -62,6 +69,21 @@ class MappedTensor(oir.ExternalTensor):
     def tofile(self, file: IO[bytes]) -> None:
         """Writes the data as stored, without a copy."""
         file.write(self._bytes.data)
+
+    def release(self) -> None:
+        """Lets the operating system take back the memory that reading the data took; views of it
+        stay valid and read it again."""
+        if self._file is None or not hasattr(self._file, "madvise"):
+            return
+        start = (self.offset or 0) // mmap.PAGESIZE * mmap.PAGESIZE
+        length = (self.offset or 0) + self._bytes.size - start
+        self._file.madvise(mmap.MADV_DONTNEED, start, length)
+
+
+def release(tensor: oir.TensorProtocol) -> None:
+    """Gives back the memory of a tensor that is mapped from a file; nothing for others."""
+    if isinstance(tensor, MappedTensor):
+        tensor.release()
 
 
 def map_external(
@@ -105,7 +127,10 @@ def map_external(
             "download it again"
         )
     tensor.base_dir = folder
-    return MappedTensor(tensor, data[start : start + expected])
+    file = data.base.obj if isinstance(data.base, memoryview) else None
+    return MappedTensor(
+        tensor, data[start : start + expected], file if isinstance(file, mmap.mmap) else None
+    )
 
 
 def _mapped(path: str) -> npt.NDArray[np.uint8]:
@@ -144,6 +169,13 @@ def inline_tensor(tensor: oir.TensorProtocol) -> oir.TensorProtocol:
     return inline
 
 
+def absolute_tensor(tensor: oir.TensorProtocol) -> oir.TensorProtocol:
+    """An external tensor with the absolute path of its file as its location; others as they are."""
+    if not isinstance(tensor, oir.ExternalTensor):
+        return tensor
+    return placeholder(tensor, None, os.path.abspath(tensor.path), tensor.offset or 0)
+
+
 def tensor_data(tensor: oir.TensorProtocol) -> bytes:
     """The tensor's bytes as stored; raises ModelError when they do not fit its shape."""
     with model_errors(f"tensor {tensor.name!r}"):
@@ -178,10 +210,23 @@ def external_form(
     return proto.SerializeToString(deterministic=True), placed
 
 
-def data_chunks(placed: Sequence[tuple[int, oir.TensorProtocol]]) -> Iterator[bytes]:
+def data_chunks(
+    placed: Sequence[tuple[int, oir.TensorProtocol]],
+) -> Iterator[bytes | memoryview]:
     """The bytes of a data file: every tensor at its offset, zeros between them."""
     end = 0
     for offset, tensor in placed:
         yield bytes(offset - end)
-        yield tensor_data(tensor)
+        yield _buffer(tensor)
+        release(tensor)
         end = offset + tensor.nbytes
+
+
+def _buffer(tensor: oir.TensorProtocol) -> bytes | memoryview:
+    """The tensor's bytes as stored, without a copy where numpy holds them so."""
+    if isinstance(tensor, MappedTensor):
+        return tensor._bytes.data
+    array = tensor.numpy() if tensor.dtype.bitwidth >= 8 else None
+    if array is None or array.nbytes != tensor.nbytes or sys.byteorder != "little":
+        return tensor_data(tensor)
+    return np.ascontiguousarray(array).view(np.uint8).reshape(-1).data

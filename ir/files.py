@@ -11,7 +11,7 @@ from pathlib import Path
 from .errors import UsageError, reason
 
 
-def write_files(files: Sequence[tuple[Path, Iterable[bytes]]]) -> None:
+def write_files(files: Sequence[tuple[Path, Iterable[bytes | memoryview]]]) -> None:
     """Writes all files or none: beside their places first, then renamed in the order given."""
     staged: list[tuple[Path, Path]] = []
     target = Path()

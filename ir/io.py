@@ -22,7 +22,13 @@ import onnx_ir as oir
 
 from .checks import check_model
 from .errors import ModelError, model_errors, reason
-from .external import data_chunks, external_form, inline_tensor, map_external
+from .external import (
+    absolute_tensor,
+    data_chunks,
+    external_form,
+    inline_tensor,
+    map_external,
+)
 from .files import write_files
 from .serialization import deserialize, serialize
 from .tensors import all_tensors, replace_tensors, replaced_tensors
@@ -123,7 +129,7 @@ def save_model(
     target = Path(path)
     if external is None:
         external = _wants_external(model)
-    files: list[tuple[Path, Iterable[bytes]]] = []
+    files: list[tuple[Path, Iterable[bytes | memoryview]]] = []
     with model_errors(f"cannot write {target}"):
         if external:
             store = target.with_name(f"{target.name}.data")
@@ -150,16 +156,15 @@ def model_bytes(model: oir.Model) -> bytes:
         return b"".join(chunks)
 
 
-def to_proto(model: oir.Model) -> onnx.ModelProto:
-    """The model as a ModelProto with all data inline.
+def to_proto(model: oir.Model, *, inline: bool = True) -> onnx.ModelProto:
+    """The model as a ModelProto with all data inline; or, with ``inline`` False, with external
+    data left in its files, whose locations are then absolute paths.
 
     Raises:
         ModelError: the model cannot be serialized.
     """
-    with (
-        model_errors("model"),
-        replaced_tensors(model, lambda tensor, value: inline_tensor(tensor)),
-    ):
+    convert = inline_tensor if inline else absolute_tensor
+    with model_errors("model"), replaced_tensors(model, lambda tensor, value: convert(tensor)):
         return serialize(model)
 
 

@@ -17,6 +17,7 @@ import onnx_ir as oir
 from ..ir.analysis import Analysis, Weight
 from ..ir.constants import constant_tensor, constants
 from ..ir.errors import ModelError, UsageError
+from ..ir.external import release
 from ..ir.registry import Registry, one_line
 from ..ir.roles import roles_of_axes
 from ..ir.rules.base import attribute_int
@@ -61,6 +62,7 @@ def _sums(analysis: Analysis, power: Callable[[Scores], Scores]) -> Scores:
             np.add.at(total if contraction else other, units[inside], sums[inside])
             if contraction:
                 owned[units[inside]] = True
+        release(_tensor(values[weight.name]))
     return np.where(owned, total, other)
 
 
@@ -100,6 +102,12 @@ def _spread(parameter: Scores, shape: tuple[int, ...], node: oir.Node) -> Scores
     target = [1] * len(shape)
     target[axis] = parameter.size
     return parameter.reshape(target)
+
+
+def _tensor(value: oir.Value) -> oir.TensorProtocol:
+    tensor = constant_tensor(value)
+    assert tensor is not None
+    return tensor
 
 
 def _constant(value: oir.Value | None) -> Scores | None:

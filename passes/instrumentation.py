@@ -20,6 +20,8 @@ from .base import Contract, Pass, PassContext, PassResult, clone_model
 from .pipeline import format_pipeline
 
 if TYPE_CHECKING:
+    import onnx
+
     from .manager import PipelineResult
 
 
@@ -89,19 +91,26 @@ def same_outputs(before: oir.Model, after: oir.Model, context: PassContext) -> P
     data, random feeds that ``before`` itself cannot run are left out; without, they are a
     `CertificateError`.
     """
-    from ..ir.io import to_proto
+    from ..runtime.runnable import runnable
+
+    with runnable(before, after) as (reference, candidate):
+        return _same_outputs(reference, candidate, context)
+
+
+def _same_outputs(
+    reference: onnx.ModelProto, candidate: onnx.ModelProto, context: PassContext
+) -> Proof:
     from ..runtime.calibration import CALIBRATION_SAMPLES, calibration_feeds
     from ..runtime.compare import compare_models
     from ..runtime.inputs import random_feed
-    from ..runtime.session import make_session, run
+    from ..runtime.runnable import runner
     from ..runtime.signature import input_dims
 
-    reference, candidate = to_proto(before), to_proto(after)
     dims = {**dict.fromkeys(input_dims(reference), 2), **context.dims}
     seeds = range(context.seed, context.seed + 3)
     feeds = [(f"seed {seed}", random_feed(reference, dims, seed)) for seed in seeds]
     try:
-        run(make_session(reference, threads=context.threads, optimize=False), feeds[0][1])
+        runner(reference, threads=context.threads, optimize=False)(feeds[0][1])
     except CertificateError as error:
         if context.calibration is None:
             raise CertificateError(

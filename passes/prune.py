@@ -12,7 +12,6 @@ import onnx_ir as oir
 
 from ..ir.analysis import Analysis, analyze
 from ..ir.coupling import Flags
-from ..ir.io import to_proto
 from ..ir.masks import Compaction, Mask
 from ..ir.reference import reference_points
 from ..ir.rewrite import Copy, Rewritten, Slice, rewrite
@@ -145,24 +144,26 @@ def prove(
     """The certificate of a pruning: the masked original against the pruned model, at both
     bindings of the symbolic dimensions. Raises CertificateError when a model does not run."""
     from ..runtime.certificate import certify
+    from ..runtime.runnable import runnable
 
     def progress(done: int, total: int) -> None:
         context.progress("certify", done / max(total, 1))
 
-    return certify(
-        to_proto(analysis.model),
-        to_proto(rewritten.model),
-        masks,
-        compactions,
-        removed=[(s.tensor, s.axis, s.indices) for s in rewritten.slices],
-        bindings=[f.binding for f in analysis.facts],
-        spare=spare_bindings(analysis.model, analysis.facts),
-        seeds=tuple(range(context.seed, context.seed + SEEDS)),
-        calibration=context.calibration,
-        threads=context.threads,
-        types=facts_types(analysis.facts),
-        progress=progress,
-    )
+    with runnable(analysis.model, rewritten.model) as (original, pruned):
+        return certify(
+            original,
+            pruned,
+            masks,
+            compactions,
+            removed=[(s.tensor, s.axis, s.indices) for s in rewritten.slices],
+            bindings=[f.binding for f in analysis.facts],
+            spare=spare_bindings(analysis.model, analysis.facts),
+            seeds=tuple(range(context.seed, context.seed + SEEDS)),
+            calibration=context.calibration,
+            threads=context.threads,
+            types=facts_types(analysis.facts),
+            progress=progress,
+        )
 
 
 def spare_bindings(model: oir.Model, facts: Sequence[Facts]) -> list[dict[str, int]]:

@@ -18,7 +18,8 @@ from .calibration import CALIBRATION_SAMPLES, calibration_feeds
 from .compare import Comparison, LabelledFeed, Progress, Run, compare_models, named
 from .inputs import random_feed
 from .masked import masked_model, zeroed_model
-from .session import Array, make_session, run
+from .runnable import is_large, runner
+from .session import Array
 from .signature import Types
 from .unrounded import unrounded
 
@@ -119,7 +120,7 @@ def certify(
     ]
     notes += [f"output {name!r} was the same on every feed" for name in result.constant]
     replay = None
-    if removed is not None:
+    if removed is not None and not is_large(original):
         replay = _replay(source or original, pruned, removed, feeds[:1], threads)
         if result.ok and not replay["agrees"] and not compactions:
             notes.append(
@@ -178,13 +179,13 @@ def _runnable(
     threads: int,
 ) -> tuple[list[int], list[str]]:
     """The numbers of the bindings whose feeds the original itself can run, and notes."""
-    session = named("the original", make_session, original, threads=threads, optimize=False)
+    each = named("the original", runner, original, threads=threads, optimize=False)
     held: list[int] = []
     notes: list[str] = []
     for number, (binding, batch) in enumerate(zip(bindings, batches, strict=True)):
         try:
             for _, feed in batch:
-                run(session, feed)
+                each(feed)
         except CertificateError as error:
             if number == 0 and not calibrated:
                 raise CertificateError(

@@ -38,7 +38,8 @@ import onnx
 from onnx import TensorProto
 
 from ..ir.errors import CertificateError
-from .session import Array, Feed, make_session, run
+from .runnable import Runner, run_feeds, runner
+from .session import Array, Feed
 
 LabelledFeed: TypeAlias = tuple[str, Feed]
 Progress: TypeAlias = Callable[[int, int], None]
@@ -138,9 +139,11 @@ def compare_models(
         model: onnx.ModelProto, level: str, what: str
     ) -> Iterator[tuple[int, dict[str, Array]]]:
         nonlocal done
-        session = named(what, make_session, model, threads=threads, optimize=level == "on")
-        for i, (label, feed) in enumerate(feeds):
-            outputs = named(f"{what} on {label}", run, session, feed)
+        optimize = level == "on"
+        inputs = [feed for _, feed in feeds]
+        results = named(what, run_feeds, model, inputs, threads=threads, optimize=optimize)
+        for i, (label, _) in enumerate(feeds):
+            outputs = named(f"{what} on {label}", next, results)
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -176,12 +179,10 @@ def compare_models(
                 doubtful[level, i] = outputs
     if doubtful:
         optimize = levels[0] == "on"
-        session = named(
-            "the reference", make_session, reference, threads=threads, optimize=optimize
-        )
+        again = named("the reference", runner, reference, threads=threads, optimize=optimize)
         for i in sorted({i for _, i in doubtful}):
             for draw in range(_DRAWS * i, _DRAWS * (i + 1)):
-                for name, array in _perturbed_run(session, feeds[i][1], draw, quantised).items():
+                for name, array in _perturbed_run(again, feeds[i][1], draw, quantised).items():
                     noises[i][name] = noises[i][name].joined(_noise(first[i][name], array))
         judged |= {(level, i): judge(i, level, o) for (level, i), o in doubtful.items()}
     records = [record for entry in judged.values() for record in entry]
@@ -191,12 +192,12 @@ def compare_models(
     return Comparison(tuple(records), unproven, constant)
 
 
-def _perturbed_run(session: Any, feed: Feed, index: int, quantised: bool) -> dict[str, Array]:
+def _perturbed_run(again: Runner, feed: Feed, index: int, quantised: bool) -> dict[str, Array]:
     """The outputs on the perturbed feed; none when there is nothing to perturb or it fails."""
     if not any(_is_float(array) for array in feed.values()):
         return {}
     try:
-        return run(session, _perturbed(feed, index, quantised))
+        return again(_perturbed(feed, index, quantised))
     except CertificateError:  # then optimisation alone measures the noise
         return {}
 

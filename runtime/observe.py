@@ -10,7 +10,6 @@ import onnx
 import onnx_ir as oir
 
 from ..ir.errors import CertificateError
-from ..ir.io import to_proto
 from ..ir.shapes import Observer, Typed
 
 
@@ -23,22 +22,22 @@ def observer(
     def observe(binding: Mapping[str, int], names: list[str]) -> Mapping[str, Typed]:
         from .calibration import calibration_feeds
         from .inputs import random_feed
-        from .session import make_session, run
+        from .runnable import runnable, runner
 
-        proto = to_proto(model)
-        present = {info.name for info in proto.graph.output}
-        proto.graph.output.extend(
-            onnx.ValueInfoProto(name=name) for name in names if name not in present
-        )
-        try:
-            feed = (
-                random_feed(proto, binding, 0)
-                if calibration is None
-                else next(iter(calibration_feeds(calibration, proto, binding, 1)))
+        with runnable(model) as (proto,):
+            present = {info.name for info in proto.graph.output}
+            proto.graph.output.extend(
+                onnx.ValueInfoProto(name=name) for name in names if name not in present
             )
-            outputs = run(make_session(proto, optimize=False), feed)
-        except (CertificateError, StopIteration):
-            return {}
+            try:
+                feed = (
+                    random_feed(proto, binding, 0)
+                    if calibration is None
+                    else next(iter(calibration_feeds(calibration, proto, binding, 1)))
+                )
+                outputs = runner(proto, optimize=False)(feed)
+            except (CertificateError, StopIteration):
+                return {}
         return {
             name: (onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
             for name, array in outputs.items()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-import tempfile
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,18 +25,15 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Feed: TypeAlias = Mapping[str, Array]
 Model: TypeAlias = "bytes | onnx.ModelProto | str | Path"
 
-# A protobuf message cannot hold 2 GiB; the margin is for everything that is not a weight.
-MESSAGE_LIMIT = 2**31 - 2**26
-# Tensors smaller than this stay inside the message when the others move to a file beside it.
-_INLINE_BYTES = 1024
 
-
-def make_session(model: Model, *, threads: int = 0, optimize: bool = True) -> ort.InferenceSession:
+def make_session(
+    model: Model, *, threads: int = 0, optimize: bool = True, prepack: bool = True
+) -> ort.InferenceSession:
     """A CPU session with ``threads`` intra-operator threads (0: ONNX Runtime's choice).
 
-    ``optimize`` chooses between all graph optimisations and none. A `ModelProto` too large for
-    one message is written to a temporary folder with its weights beside it and loaded from
-    there. Raises CertificateError when ONNX Runtime refuses the model.
+    ``optimize`` chooses between all graph optimisations and none. External data of a
+    `ModelProto` lies at absolute paths; without ``prepack`` it is used where it is mapped, not
+    copied. Raises CertificateError when ONNX Runtime refuses the model.
     """
     import onnxruntime as ort
 
@@ -49,6 +46,9 @@ def make_session(model: Model, *, threads: int = 0, optimize: bool = True) -> or
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
 
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+
     def build(source: bytes | str) -> ort.InferenceSession:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
@@ -57,10 +57,12 @@ def make_session(model: Model, *, threads: int = 0, optimize: bool = True) -> or
             return build(model)
         if not isinstance(model, onnx.ModelProto):
             return build(str(model))
-        if _weight_bytes(model) < MESSAGE_LIMIT:
-            return build(model.SerializeToString())
-        with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
-            return build(str(_spill(model, Path(folder))))
+        if any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer):
+            model, folder = _beside_data(model)
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", folder
+            )
+        return build(model.SerializeToString())
     except Exception as error:  # ONNX Runtime has no common base for its exceptions
         raise CertificateError(f"ONNX Runtime cannot load the model: {one_line(error)}") from None
 
@@ -138,55 +140,18 @@ def _from_ort_value(value: Any) -> Any:
     return np.frombuffer(bytes(memory), dtype).reshape(shape)
 
 
-def _tensor_bytes(tensor: TensorProto) -> int:
-    """Size of a stored tensor from its shape: reading ``raw_data`` would copy it."""
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type == TensorProto.STRING:
-        return 0
-    return int(math.prod(tensor.dims)) * (8 if tensor.data_type in _WIDE else 4)
-
-
-_WIDE = (TensorProto.DOUBLE, TensorProto.INT64, TensorProto.UINT64, TensorProto.COMPLEX64)
-
-
-def _weight_bytes(model: onnx.ModelProto) -> int:
-    """An upper estimate of what the initializers take in the message."""
-    return sum(_tensor_bytes(tensor) for tensor in model.graph.initializer)
-
-
-def _spill(model: onnx.ModelProto, folder: Path) -> Path:
-    """Write ``model`` to ``folder`` with its large initializers in a file beside it."""
-    shell = onnx.ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            _assign(shell, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name != "initializer":
-            _assign(shell.graph, field.name, value)
-    with (folder / "weights.bin").open("wb") as weights:
-        for tensor in model.graph.initializer:
-            raw = tensor.raw_data
-            if len(raw) < _INLINE_BYTES:
-                shell.graph.initializer.append(tensor)
-                continue
-            entry = shell.graph.initializer.add(
-                name=tensor.name,
-                data_type=tensor.data_type,
-                dims=tensor.dims,
-                data_location=TensorProto.EXTERNAL,
-            )
-            place = {"location": "weights.bin", "offset": weights.tell(), "length": len(raw)}
-            for key, item in place.items():
-                entry.external_data.add(key=key, value=str(item))
-            weights.write(raw)
-    path = folder / "model.onnx"
-    path.write_bytes(shell.SerializeToString())
-    return path
-
-
-def _assign(message: Any, name: str, value: Any) -> None:
-    if hasattr(value, "CopyFrom"):
-        getattr(message, name).CopyFrom(value)
-    elif isinstance(value, (str, bytes, int)):
-        setattr(message, name, value)
-    else:
-        getattr(message, name).extend(value)
+def _beside_data(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """The model with its external data named as seen from one folder, and that folder."""
+    placed = onnx.ModelProto()
+    placed.CopyFrom(model)
+    entries = [
+        entry
+        for tensor in placed.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    ]
+    folder = os.path.commonpath([Path(entry.value).parent for entry in entries])
+    for entry in entries:
+        entry.value = os.path.relpath(entry.value, folder)
+    return placed, folder

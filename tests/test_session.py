@@ -6,10 +6,9 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper, parser
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from secateur.ir.errors import CertificateError
-from secateur.runtime import session as module
 from secateur.runtime.session import Model, make_session, run
 
 
@@ -41,16 +40,22 @@ def test_every_form_of_a_model_runs(form: str, optimize: bool, tmp_path: Path) -
     np.testing.assert_array_equal(out["y"], [[1, 2, 3], [1, 2, 3]])
 
 
-def test_large_models_are_loaded_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_external_data_is_read_from_where_it_lies(tmp_path: Path) -> None:
     model = parser.parse_model(
         """<ir_version: 8, opset_import: ["": 13]>
         g (float[N, 600] x) => (float[N, 600] y) { h = Mul(x, w)  y = Add(h, b) }"""
     )
     weight, bias = np.arange(600, dtype=np.float32), np.ones(1, np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    model.graph.initializer.append(numpy_helper.from_array(bias, "b"))
+    for name, array in (("w", weight), ("b", bias)):
+        path = tmp_path / name / "data.bin"
+        path.parent.mkdir()
+        path.write_bytes(b"12345678" + array.tobytes())
+        tensor = model.graph.initializer.add(name=name, data_type=1, dims=array.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        place = {"location": path, "offset": 8, "length": array.nbytes}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
     before = model.SerializeToString(deterministic=True)
-    monkeypatch.setattr(module, "MESSAGE_LIMIT", 0)
     out = run(make_session(model), {"x": np.ones((1, 600), np.float32)})
     np.testing.assert_array_equal(out["y"][0], weight + 1)
     assert model.SerializeToString(deterministic=True) == before
