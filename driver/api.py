@@ -28,6 +28,7 @@ from ..ir.rewrite import Rewritten
 from ..passes.allocation import Limits, allocate
 from ..passes.base import Pass, PassContext, PassResult
 from ..passes.criteria import score_units
+from ..passes.proof import Points
 from ..passes.prune import Prune, Pruning
 from ..runtime.benchmark import Speedup, Timing
 from ..runtime.certificate import Certificate
@@ -78,6 +79,12 @@ class PruneResult:
         return found[-1] if found else None  # type: ignore[return-value]
 
     @property
+    def points(self) -> Points | None:
+        """Where the original is masked for that certificate."""
+        found = [r.details["points"] for r in self.results if "points" in r.details]
+        return found[-1] if found else None
+
+    @property
     def pruning(self) -> Pruning | None:
         """What the last pruning pass did."""
         found = [r.details["pruning"] for r in self.results if "pruning" in r.details]
@@ -111,7 +118,7 @@ def analyze(
     *,
     dims: Mapping[str, int] | None = None,
     protect: Sequence[str] = (),
-    carrier: Literal["heads", "largest"] = "heads",
+    carrier: Literal["heads", "head-dim"] = "heads",
     calibration: Calibration | None = None,
 ) -> Analysis:
     """Units, groups and pins of a model; see `secateur.ir.analysis`."""
@@ -166,14 +173,14 @@ def certify(
     """Compares a rewritten model with the masked original. Raises CertificateError when one of
     them does not run; a difference is in the result (``ok``)."""
     from ..ir.reference import reference_points
-    from ..passes.prune import prove
+    from ..passes.prune import prove_slices
 
     analysis = plan.analysis
     context = _context(
         analysis.model, analysis.facts[0].binding, calibration, threads=threads, seed=seed
     )
     masks, compactions = reference_points(analysis, plan.removed)
-    return prove(analysis, rewritten, masks, compactions, context)
+    return prove_slices(analysis, rewritten, Points(masks, compactions), context)
 
 
 def bench(
@@ -227,7 +234,7 @@ def prune(
     protect: Sequence[str] = (),
     max_ratio: float = 1.0,
     inexact: bool = False,
-    carrier: Literal["heads", "largest"] = "heads",
+    carrier: Literal["heads", "head-dim"] = "heads",
     dims: Mapping[str, int] | None = None,
     calibration: Calibration | None = None,
     threads: int = 0,

@@ -86,6 +86,11 @@ def build_report(
         "seconds": {phase: round(clock[phase], 6) for phase in _PHASES if phase in clock},
         "passes": _passes(result, timings),
         "groups": [row for number, p in prunings.items() for row in _groups(number, p)],
+        "blocks": [
+            {"pass": number, **block}
+            for number, found in enumerate(result.results, start=1)
+            for block in found.details.get("blocks", ())
+        ],
         "layers": _layers(whole.before, whole.after),
         "totals": {"file_bytes": _change(original["bytes"], pruned["bytes"])}
         | _totals(whole.before, whole.after, list(prunings.values())),
@@ -162,12 +167,12 @@ def _passes(result: PruneResult, timings: Sequence[float]) -> list[dict[str, Any
 
 
 def _certificate(result: PruneResult) -> dict[str, Any] | None:
-    pruning, certificate = result.pruning, result.certificate
-    if pruning is None or certificate is None:
+    points, certificate = result.points, result.certificate
+    if points is None or certificate is None:
         return None
     return certificate.to_json() | {
-        "masks": [m.to_json() for m in pruning.masks],
-        "compactions": [c.to_json() for c in pruning.compactions],
+        "masks": [m.to_json() for m in points.masks],
+        "compactions": [c.to_json() for c in points.compactions],
     }
 
 

@@ -35,10 +35,8 @@ def verify_report(
     from ..ir.shapes import Skeleton, bind_dims, infer_bindings
     from ..passes.manager import PassManager
     from ..passes.pipeline import parse_pipeline
-    from ..passes.prune import SEEDS, facts_types, spare_bindings
-    from ..runtime.certificate import certify
+    from ..passes.proof import Points, prove
     from ..runtime.observe import observer
-    from ..runtime.runnable import runnable
 
     data = read_report(report)
     _check_digest(data, "original", original)
@@ -48,8 +46,10 @@ def verify_report(
     try:
         passes = parse_pipeline(data["pipeline"])
         proof = data["certificate"]
-        masks = [Mask.from_json(m) for m in proof["masks"]]
-        compactions = [Compaction.from_json(c) for c in proof["compactions"]]
+        points = Points(
+            [Mask.from_json(m) for m in proof["masks"]],
+            [Compaction.from_json(c) for c in proof["compactions"]],
+        )
         removed = [
             (str(r["tensor"]), int(r["axis"]), list(map(int, r["indices"])))
             for r in data["removed"]
@@ -70,27 +70,10 @@ def verify_report(
     except UsageError as error:
         raise DataError(f"the report does not fit the original model: {error}") from None
     smaller = load_model(pruned)
-
-    def progress(done: int, total: int) -> None:
-        context.progress("certify", done / max(total, 1))
-
     try:
-        with runnable(before, smaller, model) as (original, candidate, source):
-            return certify(
-                original,
-                candidate,
-                masks,
-                compactions,
-                removed=removed,
-                source=source,
-                bindings=[f.binding for f in facts],
-                spare=spare_bindings(before, facts),
-                seeds=tuple(range(seed, seed + SEEDS)),
-                calibration=context.calibration,
-                threads=context.threads,
-                types=facts_types(facts),
-                progress=progress,
-            )
+        return prove(
+            before, smaller, points, facts, context, removed=removed or None, source=model
+        )
     except (ModelError, OverflowError) as error:
         raise CertificateError(
             f"the report's certificate does not fit the original model: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -15,17 +15,14 @@ from ..ir.coupling import Flags
 from ..ir.masks import Compaction, Mask
 from ..ir.reference import reference_points
 from ..ir.rewrite import Copy, Rewritten, Slice, rewrite
-from ..ir.shapes import Facts, bind_dims
 from ..runtime.cost import CostModel, Costs
 from .allocation import Limits, Target, allocate
 from .base import Contract, Pass, PassContext, PassResult
 from .criteria import score_units
+from .proof import Points, prove
 
 if TYPE_CHECKING:
     from ..runtime.certificate import Certificate
-
-SEEDS = 3
-"""Random inputs per binding that a certificate is based on."""
 
 
 @dataclass
@@ -61,7 +58,7 @@ class Prune(Pass):
     protect: tuple[str, ...] = ()
     max_ratio: float = 1.0
     inexact: bool = False
-    carrier: Literal["heads", "largest"] = "heads"
+    carrier: Literal["heads", "head-dim"] = "heads"
 
     def __post_init__(self) -> None:
         given = [k for k in ("ratio", "macs", "params") if getattr(self, k) is not None]
@@ -119,7 +116,8 @@ class Prune(Pass):
                 rewritten.copies,
             )
         with _phase("certify", clock, context):
-            certificate = prove(analysis, rewritten, masks, compactions, context)
+            points = Points(masks, compactions)
+            certificate = prove_slices(analysis, rewritten, points, context)
         gone = int(removed.sum())
         return PassResult(
             rewritten.model,
@@ -129,62 +127,17 @@ class Prune(Pass):
                 "macs": pruning.after.macs / max(pruning.before.macs, 1),
                 "params": pruning.after.parameters / max(pruning.before.parameters, 1),
             },
-            {"pruning": pruning},
+            {"pruning": pruning, "points": points},
             certificate,
         )
 
 
-def prove(
-    analysis: Analysis,
-    rewritten: Rewritten,
-    masks: Sequence[Mask],
-    compactions: Sequence[Compaction],
-    context: PassContext,
+def prove_slices(
+    analysis: Analysis, rewritten: Rewritten, points: Points, context: PassContext
 ) -> Certificate:
-    """The certificate of a pruning: the masked original against the pruned model, at both
-    bindings of the symbolic dimensions. Raises CertificateError when a model does not run."""
-    from ..runtime.certificate import certify
-    from ..runtime.runnable import runnable
-
-    def progress(done: int, total: int) -> None:
-        context.progress("certify", done / max(total, 1))
-
-    with runnable(analysis.model, rewritten.model) as (original, pruned):
-        return certify(
-            original,
-            pruned,
-            masks,
-            compactions,
-            removed=[(s.tensor, s.axis, s.indices) for s in rewritten.slices],
-            bindings=[f.binding for f in analysis.facts],
-            spare=spare_bindings(analysis.model, analysis.facts),
-            seeds=tuple(range(context.seed, context.seed + SEEDS)),
-            calibration=context.calibration,
-            threads=context.threads,
-            types=facts_types(analysis.facts),
-            progress=progress,
-        )
-
-
-def spare_bindings(model: oir.Model, facts: Sequence[Facts]) -> list[dict[str, int]]:
-    """Other second sizes, one dimension at a time, in case the model does not run at all of
-    them together."""
-    return bind_dims(model, facts[0].binding)[2:] if len(facts) > 1 else []
-
-
-def facts_types(facts: Sequence[Facts]) -> dict[str, tuple[int, tuple[int | str | None, ...]]]:
-    """Element types and shapes of all values; sizes that move with the binding are None."""
-    result: dict[str, tuple[int, tuple[int | str | None, ...]]] = {}
-    for name, (dtype, shape) in facts[0].types.items():
-        others = [f.types[name][1] for f in facts[1:] if name in f.types]
-        result[name] = (
-            dtype,
-            tuple(
-                size if all(len(o) == len(shape) and o[k] == size for o in others) else None
-                for k, size in enumerate(shape)
-            ),
-        )
-    return result
+    """The certificate of a rewriting. Raises CertificateError when a model does not run."""
+    removed = [(s.tensor, s.axis, s.indices) for s in rewritten.slices]
+    return prove(analysis.model, rewritten.model, points, analysis.facts, context, removed=removed)
 
 
 @contextmanager

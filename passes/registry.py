@@ -13,6 +13,7 @@ from .options import Option, pass_options
 GROUP = "secateur.passes"
 
 _BUILTINS = {
+    "drop-blocks": "drop_blocks:DropBlocks",
     "eliminate-dead": "eliminate_dead:EliminateDead",
     "fold-batchnorm": "fold_batchnorm:FoldBatchNorm",
     "fold-constants": "fold_constants:FoldConstants",

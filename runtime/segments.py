@@ -140,7 +140,7 @@ def stored_bytes(tensor: TensorProto) -> int:
     if tensor.data_type == TensorProto.STRING:
         return 0
     width = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    return math.prod(tensor.dims) * width
+    return int(math.prod(tensor.dims)) * width
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:

@@ -9,7 +9,8 @@ import pytest
 from secateur.ir.io import load_model, to_proto
 from secateur.ir.reference import reference_points
 from secateur.passes.base import PassContext
-from secateur.passes.prune import Prune, facts_types
+from secateur.passes.proof import facts_types
+from secateur.passes.prune import Prune
 from secateur.runtime.certificate import certify
 from secateur.runtime.session import make_session, run
 from secateur.runtime.unrounded import unrounded

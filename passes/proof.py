@@ -1,0 +1,88 @@
+"""Proving what a pass removed: the masked original against the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx_ir as oir
+
+from ..ir.masks import Compaction, Mask
+from ..ir.shapes import Facts, bind_dims
+from .base import PassContext
+
+if TYPE_CHECKING:
+    from ..runtime.certificate import Certificate
+
+SEEDS = 3
+"""Random inputs per binding that a certificate is based on."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where the original is masked: ``PassResult.details["points"]`` of a pass that removes."""
+
+    masks: Sequence[Mask]
+    compactions: Sequence[Compaction] = ()
+
+
+def prove(
+    original: oir.Model,
+    result: oir.Model,
+    points: Points,
+    facts: Sequence[Facts],
+    context: PassContext,
+    *,
+    removed: Iterable[tuple[str, int, Sequence[int]]] | None = None,
+    source: oir.Model | None = None,
+) -> Certificate:
+    """The certificate of a removal, at all bindings that ``facts`` hold.
+
+    ``removed`` are slices of the tensors of ``source`` (default: ``original``) to repeat it with.
+    Raises CertificateError when a model does not run.
+    """
+    from ..runtime.certificate import certify
+    from ..runtime.runnable import runnable
+
+    def progress(done: int, total: int) -> None:
+        context.progress("certify", done / max(total, 1))
+
+    models = (original, result) if source is None else (original, result, source)
+    with runnable(*models) as (before, after, *others):
+        return certify(
+            before,
+            after,
+            points.masks,
+            points.compactions,
+            removed=removed,
+            source=others[0] if others else None,
+            bindings=[f.binding for f in facts],
+            spare=spare_bindings(original, facts),
+            seeds=tuple(range(context.seed, context.seed + SEEDS)),
+            calibration=context.calibration,
+            threads=context.threads,
+            types=facts_types(facts),
+            progress=progress,
+        )
+
+
+def spare_bindings(model: oir.Model, facts: Sequence[Facts]) -> list[dict[str, int]]:
+    """Other second sizes, one dimension at a time, in case the model does not run at all of
+    them together."""
+    return bind_dims(model, facts[0].binding)[2:] if len(facts) > 1 else []
+
+
+def facts_types(facts: Sequence[Facts]) -> dict[str, tuple[int, tuple[int | str | None, ...]]]:
+    """Element types and shapes of all values; sizes that move with the binding are None."""
+    result: dict[str, tuple[int, tuple[int | str | None, ...]]] = {}
+    for name, (dtype, shape) in facts[0].types.items():
+        others = [f.types[name][1] for f in facts[1:] if name in f.types]
+        result[name] = (
+            dtype,
+            tuple(
+                size if all(len(o) == len(shape) and o[k] == size for o in others) else None
+                for k, size in enumerate(shape)
+            ),
+        )
+    return result
