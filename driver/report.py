@@ -42,10 +42,12 @@ def build_report(
     context: PassContext,
     seconds: Mapping[str, float],
     timings: Sequence[float],
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A dictionary of plain JSON values about one run.
 
-    ``seconds`` are the phases around the passes, ``timings`` the seconds of every pass.
+    ``seconds`` are the phases around the passes, ``timings`` the seconds of every pass,
+    ``warnings`` come after those of the passes.
     """
     from ..passes.pipeline import format_pipeline
 
@@ -96,7 +98,7 @@ def build_report(
         | _totals(whole.before, whole.after, list(prunings.values())),
         "certificate": _certificate(result),
         "timing": _timing(result.bench),
-        "warnings": _warnings(result, list(prunings.values()), whole),
+        "warnings": [*_warnings(result, list(prunings.values()), whole), *warnings],
         "copies": [
             {
                 "tensor": copy.tensor,

@@ -132,9 +132,8 @@ def _check_once(names: Iterable[str], kind: str) -> None:
 
 
 def _check_graph(graph: onnx.GraphProto, ir_version: int) -> None:
-    if graph.sparse_initializer:
-        raise ModelError(f"sparse initializers of graph {graph.name!r} are not supported")
     names = [tensor.name for tensor in graph.initializer]
+    names += [sparse.values.name for sparse in graph.sparse_initializer]
     if "" in names:
         raise ModelError(f"an initializer of graph {graph.name!r} has no name; give it one")
     _check_once(names, "initializer")

@@ -16,6 +16,7 @@ import onnx_ir as oir
 
 from .errors import ModelError, model_errors, reason
 from .serialization import serialize
+from .sparse import is_sparse
 from .tensors import replaced_tensors
 
 EXTERNAL_THRESHOLD = 1024  # bytes; smaller initializers stay in the model file
@@ -173,7 +174,7 @@ def absolute_tensor(tensor: oir.TensorProtocol) -> oir.TensorProtocol:
     """An external tensor with the absolute path of its file as its location; others as they are."""
     if not isinstance(tensor, oir.ExternalTensor):
         return tensor
-    return placeholder(tensor, None, os.path.abspath(tensor.path), tensor.offset or 0)
+    return placeholder(tensor, None, str(Path(tensor.path).absolute()), tensor.offset or 0)
 
 
 def tensor_data(tensor: oir.TensorProtocol) -> bytes:
@@ -196,7 +197,7 @@ def external_form(
 
     def place(tensor: oir.TensorProtocol, value: oir.Value | None) -> oir.TensorProtocol:
         nonlocal end
-        if value is None and not isinstance(tensor, oir.ExternalTensor):
+        if (value is None and not isinstance(tensor, oir.ExternalTensor)) or is_sparse(tensor):
             return tensor
         if tensor.dtype == oir.DataType.STRING or tensor.nbytes <= EXTERNAL_THRESHOLD:
             return inline_tensor(tensor)

@@ -156,16 +156,17 @@ def model_bytes(model: oir.Model) -> bytes:
         return b"".join(chunks)
 
 
-def to_proto(model: oir.Model, *, inline: bool = True) -> onnx.ModelProto:
+def to_proto(model: oir.Model, *, inline: bool = True, sparse: bool = True) -> onnx.ModelProto:
     """The model as a ModelProto with all data inline; or, with ``inline`` False, with external
-    data left in its files, whose locations are then absolute paths.
+    data left in its files, whose locations are then absolute paths. With ``sparse`` False, sparse
+    initializers are written densely.
 
     Raises:
         ModelError: the model cannot be serialized.
     """
     convert = inline_tensor if inline else absolute_tensor
     with model_errors("model"), replaced_tensors(model, lambda tensor, value: convert(tensor)):
-        return serialize(model)
+        return serialize(model, sparse=sparse)
 
 
 def digest(source: str | os.PathLike[str] | onnx.ModelProto | oir.Model) -> str:

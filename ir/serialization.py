@@ -25,6 +25,8 @@ from typing import TypeAlias
 import onnx
 import onnx_ir as oir
 
+from .sparse import dense_tensor, is_sparse, sparse_proto
+
 _VALUES = "secateur.value_info"
 _ANNOTATIONS = "secateur.quantization_annotation"
 
@@ -33,7 +35,11 @@ _Body: TypeAlias = "onnx.GraphProto | onnx.FunctionProto"
 
 def deserialize(proto: onnx.ModelProto) -> oir.Model:
     """The model of a checked proto; it may change the proto and shares its weights."""
+    sparse = [[dense_tensor(s) for s in _take_sparse(body)] for body in _protos(proto)]
     model = oir.serde.deserialize_model(proto)
+    for (graph, _), tensors in zip(_bodies(model, proto), sparse, strict=True):
+        for tensor in tensors:
+            graph.initializers[str(tensor.name)].const_value = tensor
     if "ai.onnx" in model.opset_imports:  # the other spelling of "", which nodes lose too
         model.graph.opset_imports[""] = model.graph.opset_imports.pop("ai.onnx")
     for graph, body in _bodies(model, proto):
@@ -49,8 +55,8 @@ def deserialize(proto: onnx.ModelProto) -> oir.Model:
     return model
 
 
-def serialize(model: oir.Model) -> onnx.ModelProto:
-    """The proto of the model.
+def serialize(model: oir.Model, *, sparse: bool = True) -> onnx.ModelProto:
+    """The proto of the model; with ``sparse`` False, sparse initializers are written densely.
 
     Raises:
         oir.serde.SerdeError: the model cannot be serialized.
@@ -60,7 +66,54 @@ def serialize(model: oir.Model) -> onnx.ModelProto:
         _restore_values(graph, body)
         if isinstance(body, onnx.GraphProto):
             _restore_annotations(graph, body)
+            if sparse:
+                _restore_sparse(graph, body)
     return proto
+
+
+def _protos(proto: onnx.ModelProto) -> Iterator[_Body]:
+    """Every graph and function body, subgraphs included, in the order of `_bodies`."""
+    stack: list[_Body] = [proto.graph, *proto.functions][::-1]
+    while stack:
+        body = stack.pop()
+        yield body
+        inner: list[_Body] = []
+        for node in body.node:
+            for attribute in node.attribute:
+                inner += [attribute.g] if attribute.HasField("g") else []
+                inner += attribute.graphs
+        stack += inner[::-1]
+
+
+def _take_sparse(body: _Body) -> list[onnx.SparseTensorProto]:
+    """The sparse initializers of a graph, with stand-ins of the same names left in their place."""
+    if not isinstance(body, onnx.GraphProto):
+        return []
+    found = []
+    for sparse in body.sparse_initializer:
+        found.append(onnx.SparseTensorProto())
+        found[-1].CopyFrom(sparse)
+        body.initializer.add(
+            name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims
+        ).data_location = onnx.TensorProto.EXTERNAL
+        body.initializer[-1].external_data.add(key="location", value="sparse")
+    del body.sparse_initializer[:]
+    return found
+
+
+def _restore_sparse(graph: oir.Graph, proto: onnx.GraphProto) -> None:
+    tensors = {
+        str(name): value.const_value
+        for name, value in graph.initializers.items()
+        if is_sparse(value.const_value)
+    }
+    if tensors:
+        dense = [tensor for tensor in proto.initializer if tensor.name not in tensors]
+        del proto.initializer[:]
+        proto.initializer.extend(dense)
+        proto.sparse_initializer.extend(
+            sparse_proto(name, tensor) for name, tensor in tensors.items() if tensor is not None
+        )
 
 
 def _positions(names: Iterable[str]) -> dict[str, int]:

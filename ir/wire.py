@@ -17,6 +17,7 @@ import onnx_ir as oir
 from .checks import DATA_FIELDS
 from .external import inline_tensor, placeholder, tensor_data
 from .serialization import serialize
+from .sparse import is_sparse
 from .tensors import replaced_tensors
 
 _RAW_DATA, _INITIALIZER, _GRAPH = b"\x4a", b"\x2a", b"\x3a"  # (field << 3) | 2
@@ -27,7 +28,7 @@ def model_chunks(model: oir.Model) -> tuple[int, Iterator[bytes]]:
     top = {id(value) for value in model.graph.initializers.values()}
 
     def empty(tensor: oir.TensorProtocol, value: oir.Value | None) -> oir.TensorProtocol:
-        if id(value) in top and tensor.dtype != oir.DataType.STRING:
+        if id(value) in top and tensor.dtype != oir.DataType.STRING and not is_sparse(tensor):
             return placeholder(tensor, None)
         return inline_tensor(tensor)
 
@@ -37,7 +38,11 @@ def model_chunks(model: oir.Model) -> tuple[int, Iterator[bytes]]:
     graph = proto.graph.SerializeToString(deterministic=True)
     proto.ClearField("graph")
     head = proto.SerializeToString(deterministic=True)
-    tensors = [(v.name or "", v.const_value) for v in model.graph.initializers.values()]
+    tensors = [
+        (v.name or "", v.const_value)
+        for v in model.graph.initializers.values()
+        if not is_sparse(v.const_value)
+    ]
     sizes = [_wire_size(name, tensor) for name, tensor in tensors if tensor is not None]
     body = len(graph) + sum(1 + len(_varint(size)) + size for size in sizes)
     start = head + _GRAPH + _varint(body)

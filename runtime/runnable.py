@@ -20,6 +20,7 @@ from ..ir.io import load_model, save_model, to_proto
 from ..ir.tensors import all_tensors
 from .segments import run_segments, weight_bytes
 from .session import Array, Feed, make_session, run
+from .widened import uses_bfloat16, widened, widened_feed
 
 LARGE = 2**30
 """Models with at least this many bytes of weights are run from files, in segments."""
@@ -40,12 +41,12 @@ def runnable(*models: oir.Model) -> Iterator[list[onnx.ModelProto]]:
 def _message(model: oir.Model, stack: ExitStack) -> onnx.ModelProto:
     tensors = [t for t in all_tensors(model) if t.dtype != oir.DataType.STRING]
     if sum(t.nbytes for t in tensors) < LARGE:
-        return to_proto(model)
+        return to_proto(model, sparse=False)
     if not all(isinstance(t, MappedTensor) or t.nbytes <= EXTERNAL_THRESHOLD for t in tensors):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="secateur-")))
         save_model(model, folder / "model.onnx", external=True)
         model = load_model(folder / "model.onnx")
-    return to_proto(model, inline=False)
+    return to_proto(model, inline=False, sparse=False)
 
 
 def is_large(model: onnx.ModelProto) -> bool:
@@ -60,8 +61,10 @@ def runner(model: onnx.ModelProto, *, threads: int = 0, optimize: bool = True) -
     """
     if is_large(model):
         return lambda feed: next(run_segments(model, [feed], threads=threads, optimize=optimize))
-    session = make_session(model, threads=threads, optimize=optimize)
-    return lambda feed: run(session, feed)
+    wide = uses_bfloat16(model)
+    source = widened(model) if wide else model
+    session = make_session(source, threads=threads, optimize=optimize)
+    return lambda feed: run(session, widened_feed(feed) if wide else feed)
 
 
 def run_feeds(

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from ..ir.errors import CertificateError
 from .session import Array, Feed, make_session, run
+from .widened import uses_bfloat16, widened, widened_feed
 
 SEGMENT_BYTES = 2**28
 """Weights of one segment, unless a single node reads more."""
@@ -76,14 +77,16 @@ def run_segments(
     Raises CertificateError when a segment does not load or run, or when a value that passes from
     one to the next is not a tensor.
     """
-    known: list[dict[str, Array]] = [dict(feed) for feed in feeds]
+    wide = uses_bfloat16(model)
+    known = [widened_feed(feed) if wide else dict(feed) for feed in feeds]
     segments = cut_segments(model, limit)
     outputs = [value.name for value in model.graph.output]
     for number, segment in enumerate(segments):
         if not segment.makes:
             continue
+        part = _part(model, segment, known[0])
         session = make_session(
-            _part(model, segment, known[0]), threads=threads, optimize=optimize, prepack=False
+            widened(part) if wide else part, threads=threads, optimize=optimize, prepack=False
         )
         later = {name for part in segments[number + 1 :] for name in part.reads} | {*outputs}
         for values in known:

@@ -103,7 +103,7 @@ EDITS: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "weight twice": (lambda p: p.graph.initializer.add().CopyFrom(p.graph.initializer[0]), "'w'"),
     "value twice": (lambda p: p.graph.node.add().CopyFrom(p.graph.node[0]), "'h'"),
     "training": (lambda p: p.training_info.add(), "training_info"),
-    "sparse weight": (lambda p: p.graph.sparse_initializer.add(), "parse initializers"),
+    "sparse weight": (lambda p: p.graph.sparse_initializer.add(), "has no name"),
     "sparse attribute": (_sparse_attribute, "sparse"),
     "annotation": (_annotation, "quantization annotation of 'nowhere'"),
     "map": (_map_type, "map_type"),
