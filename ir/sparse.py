@@ -23,7 +23,7 @@ DENSE_LIMIT = 2**33
 """Bytes that a sparse initializer may take when it is dense."""
 
 
-def dense_tensor(proto: onnx.SparseTensorProto) -> oir.Tensor:
+def dense_tensor(proto: onnx.SparseTensorProto) -> oir.TensorProtocol:
     """The dense tensor of a sparse initializer, under the name of its values.
 
     Raises ModelError, naming the tensor, when it is not a valid sparse tensor or too large.
@@ -79,14 +79,14 @@ def sparse_proto(name: str, tensor: oir.TensorProtocol) -> onnx.SparseTensorProt
     if shape == tuple(origin.dims):
         return proto
     array: Any = tensor.numpy()
-    places = np.argwhere(array).astype(np.int64)
+    places: Any
     if len(origin.indices.dims) == 1:
-        flat = array.reshape(-1)
-        places = np.flatnonzero(flat).astype(np.int64)
-        values = flat[places]
+        places = np.flatnonzero(array)
+        values = array.reshape(-1)[places]
     else:
+        places = np.argwhere(array)
         values = array[tuple(places.T)]
-    for part, content in ((proto.values, values), (proto.indices, places)):
+    for part, content in ((proto.values, values), (proto.indices, places.astype(np.int64))):
         fresh = numpy_helper.from_array(np.ascontiguousarray(content), part.name)
         fresh.doc_string = part.doc_string
         part.CopyFrom(fresh)

@@ -1,0 +1,167 @@
+"""Random well-typed models: networks grown layer by layer, and single operators between layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.probing_draw import Case, Draw
+from tests.probing_runs import Array
+
+OPSETS = (13, 21)
+"""Every operator that the models use has kernels in ONNX Runtime for these and all between."""
+
+
+class Unavailable(Exception):
+    """The family has no such operator in the model's opset."""
+
+
+class Pinned(Draw):
+    """Draws everything but the opset, which the model has already."""
+
+    def __init__(self, draw: Callable[..., Any], opset: int) -> None:
+        super().__init__(draw)
+        self._opset = opset
+
+    def opset(self, low: int = 7, high: int = 28) -> int:
+        if not low <= self._opset <= high:
+            raise Unavailable
+        return self._opset
+
+
+class Graph:
+    """A growing model: nodes, weights, and the shapes of its float values."""
+
+    def __init__(self, d: Draw, opset: int) -> None:
+        self.d = d
+        self.opset = opset
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.count = 0
+
+    def name(self) -> str:
+        self.count += 1
+        return f"v{self.count}"
+
+    def constant(self, array: Array) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def weight(self, *shape: int) -> str:
+        scale = 1 / math.sqrt(max(math.prod(shape[1:]), 1))
+        return self.constant(self.d.floats(*shape) * np.float32(scale))
+
+    def sizes(self, *values: int) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def add(
+        self, op: str, inputs: Sequence[str], shape: Sequence[int] | None, **attributes: Any
+    ) -> str:
+        """One node; ``shape`` is that of its first output (None: whatever comes next says it)."""
+        name = self.name()
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        if shape is not None:
+            self.shapes[name] = tuple(shape)
+        return name
+
+    def several(self, op: str, inputs: Sequence[str], count: int, **attributes: Any) -> list[str]:
+        names = [self.name() for _ in range(count)]
+        self.nodes.append(helper.make_node(op, list(inputs), names, name=names[0], **attributes))
+        return names
+
+    def feed(self, name: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def output(self, name: str, shape: Sequence[int | str]) -> None:
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+    def model(self) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes, "random", self.inputs, self.outputs, initializer=self.weights
+        )
+        opsets = [helper.make_opsetid("", self.opset)]
+        for domain in sorted({node.domain for node in self.nodes if node.domain}):
+            opsets.append(helper.make_opsetid(domain, 1))
+        return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+
+
+# -- single operators between layers ---------------------------------------------------------------
+
+
+def grafted(d: Pinned, families: Sequence[Callable[[Draw], Case]], opset: int) -> onnx.ModelProto:
+    """A model in which cases of the families stand between matrix products.
+
+    Float inputs of a case come from the trunk or from the case before it; all numeric outputs
+    end in a matrix product again. Raises Unavailable when a family has nothing for the opset.
+    """
+    g = Graph(d, opset)
+    trunk, last = g.feed("x", [1, 5]), ""
+    ends = []
+    for number, family in enumerate(families):
+        made, feeds = family(d)
+        rename: dict[str, str] = {"": ""}
+        for tensor in made.graph.initializer:
+            rename[tensor.name] = g.constant(numpy_helper.to_array(tensor))
+        for name, array in feeds.items():
+            if array.dtype != np.float32 or not array.size:
+                kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+                rename[name] = g.feed(f"x{number}_{name}", array.shape, kind)
+                continue
+            source = last if last and math.prod(g.shapes[last]) == array.size else ""
+            if not source:
+                weight, bias = g.weight(5, array.size), g.weight(array.size)
+                source = g.add("Gemm", [trunk, weight, bias], [1, array.size])
+            shaped = g.add("Reshape", [source, g.sizes(*array.shape)], array.shape)
+            rename[name] = shaped
+        for node in made.graph.node:
+            for output in node.output:
+                rename.setdefault(output, g.name())
+            g.nodes.append(
+                helper.make_node(
+                    node.op_type,
+                    [rename[i] for i in node.input],
+                    [rename[o] for o in node.output],
+                    name=f"case{number}",
+                    domain=node.domain,
+                )
+            )
+            g.nodes[-1].attribute.extend(node.attribute)
+        for value in made.graph.output:
+            shape = _static(value)
+            if shape is None or not math.prod(shape):
+                continue
+            found = rename[value.name]
+            if value.type.tensor_type.elem_type != TensorProto.FLOAT:
+                found = g.add("Cast", [found], shape, to=TensorProto.FLOAT)
+            g.shapes[found] = shape
+            last = g.add("Reshape", [found, g.sizes(1, -1)], [1, math.prod(shape)])
+            ends.append(g.add("MatMul", [last, g.weight(math.prod(shape), 3)], [1, 3]))
+    if not ends:
+        raise Unavailable
+    total = ends[0] if len(ends) == 1 else g.add("Sum", ends, [1, 3])
+    g.output(total, [1, 3])
+    return g.model()
+
+
+_NUMERIC = frozenset(
+    getattr(TensorProto, name)
+    for name in "FLOAT DOUBLE FLOAT16 INT8 UINT8 INT32 INT64 UINT32 UINT64 BOOL".split()
+)
+
+
+def _static(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    kind = value.type.tensor_type
+    if kind.elem_type not in _NUMERIC or not kind.HasField("shape"):
+        return None
+    dims = kind.shape.dim
+    return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None

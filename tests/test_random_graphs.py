@@ -1,0 +1,111 @@
+"""Random models, pruned at random and certified.
+
+``SECATEUR_NIGHTLY=n`` multiplies the number of cases by n: 30 makes thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import secateur
+from secateur.ir.errors import CertificateError
+from secateur.ir.io import to_proto
+from tests.probing_draw import Case, Draw
+from tests.pruning_checks import at_random, check_interface
+from tests.random_graphs import OPSETS, Graph, Pinned, Unavailable, grafted
+from tests.random_networks import image_network, sequence_network
+from tests.test_probing_generated import FAMILIES, budget
+
+
+def prune_at_random(model: onnx.ModelProto, d: Draw) -> bool:
+    """Prunes random units and certifies; whether there was anything to prune."""
+    carrier = d.pick(["heads", "head-dim"])
+    found = (
+        secateur.analyze(model, dims={"N": 2}, carrier=carrier)
+        if _dynamic(model)
+        else (secateur.analyze(model, carrier=carrier))
+    )
+    removed = at_random(found, d.pick([0.2, 0.5, 0.9]), d.number(0, 99), inexact=d.flag())
+    if not removed.any():
+        return False
+    plan = secateur.Plan(found, removed)
+    rewritten = secateur.rewrite(plan)
+    pruned = to_proto(rewritten.model)
+    onnx.checker.check_model(pruned)
+    check_interface(model, pruned)
+    before = sum(np.prod(t.dims) for t in model.graph.initializer)
+    after = sum(np.prod(t.dims) for t in pruned.graph.initializer)
+    assert after < before
+    certificate = secateur.certify(plan, rewritten, threads=1)
+    if not any(entry.scale for entry in certificate.runs):
+        return False  # the logarithm of a negative sum, say: nothing finite to compare
+    assert certificate.ok, certificate.describe()
+    return True
+
+
+def _dynamic(model: onnx.ModelProto) -> bool:
+    return any(d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim)
+
+
+def check_all(count: int, make: Callable[[st.DataObject], onnx.ModelProto | None]) -> None:
+    pruned = 0
+
+    @budget(count)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        nonlocal pruned
+        model = make(data)
+        if model is None:
+            return
+        try:
+            pruned += prune_at_random(model, Draw(data.draw))
+        except Exception as error:
+            raise AssertionError(f"{error}\n{onnx.printer.to_text(model)}") from error
+
+    check()
+    assert pruned >= count // 3
+
+
+@pytest.mark.parametrize("network", [image_network, sequence_network])
+def test_networks(network: Callable[[Graph], None]) -> None:
+    def make(data: st.DataObject) -> onnx.ModelProto:
+        d = Draw(data.draw)
+        graph = Graph(d, d.number(*OPSETS))
+        network(graph)
+        return graph.model()
+
+    check_all(50, make)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_operators_between_layers() -> None:
+    makers: list[Callable[[Draw], Case]] = [make for make, _ in FAMILIES.values()]
+
+    def make(data: st.DataObject) -> onnx.ModelProto | None:
+        opset = data.draw(st.integers(*OPSETS))
+        d = Pinned(data.draw, opset)
+        families = [d.pick(makers) for _ in range(d.number(1, 3))]
+        try:
+            model = grafted(d, families, opset)
+        except Unavailable:
+            return None
+        return model if _runs(model) else None
+
+    check_all(100, make)
+
+
+def _runs(model: onnx.ModelProto) -> bool:
+    from secateur.runtime.inputs import random_feed
+    from secateur.runtime.session import make_session, run
+
+    try:
+        outputs = run(make_session(model, threads=1, optimize=False), random_feed(model, {}, 0))
+    except CertificateError:
+        return False
+    return all(np.isfinite(array).all() and np.abs(array).max() > 0 for array in outputs.values())
