@@ -1,16 +1,34 @@
 """Coupling rules: one file per family of operators, plug-ins through ``secateur.rules``."""
 
 from . import (  # noqa: F401  (each import registers its rules)
+    attention,
+    blocked,
     contraction,
+    contrib,
+    contrib_attention,
+    control,
     conv,
+    deform_conv,
+    einsum,
     elementwise,
+    experts,
+    indexing,
+    integer,
+    loss,
+    ml,
     movement,
     normalization,
     pooling,
+    position,
     quantization,
+    random,
+    recurrent,
     reduction,
     reshape,
+    sampling,
     source,
+    state,
+    text,
 )
 from .base import RULES, Operand, Rule, Site, rule
 

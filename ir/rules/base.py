@@ -8,14 +8,14 @@ size-bearing inputs) once some coordinates are gone; operators that state no siz
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx_ir as oir
 
-from ..coupling import Alternative, Choice, Coupling, Indices
+from ..coupling import Alternative, Choice, Coupling, Indices, Layout
 from ..shapes import Array
 
 if TYPE_CHECKING:
@@ -89,6 +89,15 @@ class Statements:
     contractions: list[Contraction] = field(default_factory=list)
     producers: set[int] = field(default_factory=set)
     consumers: set[int] = field(default_factory=set)
+    quantised: set[oir.Value] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A subgraph that may run: its inputs and outputs; None where the shape is not known."""
+
+    inputs: Sequence[Operand | None]
+    outputs: Sequence[Operand | None]
 
 
 class Site:
@@ -104,6 +113,8 @@ class Site:
         value_of: Callable[[str], Array | None],
         coupling: Coupling,
         statements: Statements,
+        bodies: Mapping[str, Body] | None = None,
+        trips: tuple[int, ...] = (),
     ) -> None:
         self.number = number
         self.node = node
@@ -113,6 +124,9 @@ class Site:
         self._value_of = value_of
         self._coupling = coupling
         self._statements = statements
+        self.bodies = bodies or {}
+        """The subgraphs that may run, by attribute name; only for rules that enter them."""
+        self._trips = trips
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -195,6 +209,10 @@ class Site:
         """A virtual axis to which others are linked: the carrier of a factored axis."""
         return self._coupling.add_axes((size,))[0]
 
+    def declare(self, axis: int, hub: int, layout: Layout) -> None:
+        """Links a moving axis with a static factor that it holds (see `Layout`)."""
+        self._coupling.declare(axis, hub, layout, self.number)
+
     def choose(self, *alternatives: Alternative, otherwise: Callable[[], None]) -> None:
         """Leaves a decision to the end, when it is known which axes are pinned."""
         self._coupling.choices.append(Choice(self.number, alternatives, otherwise))
@@ -203,7 +221,9 @@ class Site:
         """Axis ``index`` of an input is summed away here: exact to remove."""
         operand = self.inputs[input]
         assert operand is not None
-        self._statements.sinks.append(Sink(self.number, input, index, operand.axis(index)))
+        axis = operand.axis(index)
+        self._stay_if_moving(axis, "a dynamic axis that is summed away")
+        self._statements.sinks.append(Sink(self.number, input, index, axis))
 
     def inexact(
         self,
@@ -214,9 +234,15 @@ class Site:
         number, index = inputs[0]
         operand = self.inputs[number]
         assert operand is not None
+        axis = operand.axis(index)
+        self._stay_if_moving(axis, "a dynamic axis that the node looks across")
         self._statements.inexact.append(
-            Inexact(self.number, operand.axis(index), tuple(inputs), tuple(outputs))
+            Inexact(self.number, axis, tuple(inputs), tuple(outputs))
         )
+
+    def _stay_if_moving(self, axis: int, reason: str) -> None:
+        if axis in self._coupling.moving:
+            self.pin(axis, reason)
 
     def contract(self, a: tuple[int, int], b: tuple[int, int]) -> None:
         """Two inputs' axes, given as (input number, axis index), are summed against each other."""
@@ -237,13 +263,21 @@ class Site:
         roles = self._statements
         (roles.producers if role == "producer" else roles.consumers).add(axis)
 
+    def quantised(self, *inputs: int) -> None:
+        """These inputs stand for real numbers: constants behind them are weights."""
+        values = self.node.inputs
+        self._statements.quantised.update(
+            v for k in inputs if k < len(values) and (v := values[k]) is not None
+        )
+
     def heads(self, axis: int) -> None:
         """Marks a batch axis of a matrix product, the preferred carrier of attention."""
         self._coupling.heads.add(axis)
 
     def macs(self, *axes: int) -> None:
-        """The node's multiply-accumulates are the product of these axes' sizes."""
-        self._statements.contractions.append(Contraction(self.number, axes))
+        """The node's multiply-accumulates are the product of these axes' sizes; in the body of a
+        loop they count for every iteration, where it is known how many there are."""
+        self._statements.contractions.append(Contraction(self.number, (*axes, *self._trips)))
 
 
 def attribute_int(node: oir.Node, name: str, default: int) -> int:
@@ -265,6 +299,7 @@ def positive_axes(axes: Sequence[int], rank: int) -> list[int]:
     return [int(a) % rank for a in axes]
 
 
+Exactness = Literal["exact", "inexact", "depends", "pinned"]
 Couple = Callable[[Site], None]
 Restate = Callable[["Restated"], None]
 
@@ -274,7 +309,10 @@ class Rule:
     """A coupling rule of one operator and how it is described in reports.
 
     ``family`` is the group of operators that the rule belongs to; ``all_outputs`` says that
-    outputs count even if nothing reads them (they are None for the rule otherwise).
+    outputs count even if nothing reads them (they are None for the rule otherwise);
+    ``exactness`` is what removing units at this operator is: "exact", "inexact" (it looks across
+    an axis that shrinks), "depends" (on attributes or shapes), or "pinned" (nothing ever goes);
+    ``enters`` says that the rule couples the node's subgraphs too, so that rules hold inside.
     """
 
     couple: Couple
@@ -282,6 +320,8 @@ class Rule:
     family: str = ""
     provider: str = "secateur"
     all_outputs: bool = False
+    exactness: Exactness = "exact"
+    enters: bool = False
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -294,12 +334,21 @@ def rule(
     restate: Restate | None = None,
     domain: str = "",
     all_outputs: bool = False,
+    exactness: Exactness = "exact",
+    enters: bool = False,
 ) -> Callable[[Couple], Couple]:
     """Registers the decorated function as the coupling rule of these operators."""
 
     def register(couple: Couple) -> Couple:
         for op in ops:
-            RULES[domain, op] = Rule(couple, restate, family, all_outputs=all_outputs)
+            RULES[domain, op] = Rule(
+                couple,
+                restate,
+                family,
+                all_outputs=all_outputs,
+                exactness=exactness,
+                enters=enters,
+            )
         return couple
 
     return register
@@ -338,29 +387,3 @@ def digits(
 ) -> tuple[tuple[int, Indices], ...]:
     """For each axis that contains ``factor``, the unit that every coordinate falls into."""
     return tuple((r.axis, r.digit(factor, sizes)) for r in runs if factor in r.factors)
-
-
-def choose_factor(
-    site: Site, runs: Sequence[Run], sizes: Sequence[int], reason: str, factors: Sequence[int]
-) -> None:
-    """Lets units form along one of ``factors``, the carrier; axes without it are pinned."""
-
-    def alternative(factor: int) -> Alternative:
-        bearers = tuple(run.axis for run in runs if factor in run.factors)
-
-        def apply() -> None:
-            link_factor(site, runs, factor, sizes)
-            for run in runs:
-                if factor not in run.factors:
-                    site.pin(run.axis, reason)
-
-        whole = tuple(run.axis for run in runs if run.factors == (factor,))
-        return Alternative(
-            f"factor {factor} of {list(sizes)}", bearers, digits(runs, factor, sizes), apply, whole
-        )
-
-    def otherwise() -> None:
-        for run in runs:
-            site.pin(run.axis, reason)
-
-    site.choose(*(alternative(f) for f in factors if sizes[f] > 1), otherwise=otherwise)

@@ -1,4 +1,4 @@
-"""Conv and ConvTranspose of any rank, with groups.
+"""Conv and ConvTranspose of any rank, with groups, over numbers of any type.
 
 A grouped convolution factors its channels as (group, offset within the group). Units form
 either along the group (whole groups go, ``group`` is restated) or along the offset (the same
@@ -7,6 +7,7 @@ offset goes in every group). Depthwise is the case of one input channel per grou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..coupling import Alternative
@@ -19,56 +20,74 @@ _SPATIAL = "a spatial axis of a convolution"
 _GROUPS = "channels of a grouped convolution that cannot go one by one"
 
 
-def _restate_group(node: Restated) -> None:
+def restate_group(node: Restated) -> None:
     """Whole groups that are gone leave fewer of them; offsets that are gone leave as many."""
-    if node.op_type == "Conv":
-        group = node.new_size(0, 1) // node.new_size(1, 1)
-    else:
+    if node.op_type == "ConvTranspose":
         group = node.new_output_size(0, 1) // node.new_size(1, 1)
+    else:
+        group = node.new_size(0, 1) // node.new_size(1, 1)
+    set_group(node, group)
+
+
+def set_group(node: Restated, group: int) -> None:
+    """States the number of groups, unless it is what it was."""
     if node.integer("group", 1) != group:
         node.set_int("group", group)
 
 
-@rule("Conv", family="contraction", restate=_restate_group)
+@rule("Conv", family="contraction", restate=restate_group)
 def conv(site: Site) -> None:
     """X [N, C, …] * W [M, C/group, …] + B [M] -> Y [N, M, …]."""
-    _convolution(site, weight_in=1, weight_out=0)
-    site.macs(*site.y.axes, *_weight(site).axes[1:])
+    convolution(site, weight_in=1, weight_out=0, followers=[site.input(2)])
+    site.macs(*site.y.axes, *weight_of(site).axes[1:])
 
 
-@rule("ConvTranspose", family="contraction", restate=_restate_group)
+@rule("ConvTranspose", family="contraction", restate=restate_group)
 def conv_transpose(site: Site) -> None:
     """X [N, C, …] * W [C, M/group, …] + B [M] -> Y [N, M, …]."""
-    _convolution(site, weight_in=0, weight_out=1)
-    site.macs(*site.x.axes, *_weight(site).axes[1:])
+    convolution(site, weight_in=0, weight_out=1, followers=[site.input(2)])
+    site.macs(*site.x.axes, *weight_of(site).axes[1:])
 
 
-def _weight(site: Site) -> Operand:
-    weight = site.inputs[1]
+def weight_of(site: Site, number: int = 1) -> Operand:
+    """Input number ``number``, the weight."""
+    weight = site.inputs[number]
     assert weight is not None
     return weight
 
 
-def _convolution(site: Site, weight_in: int, weight_out: int) -> None:
-    x, w, y, bias = site.x, _weight(site), site.y, site.input(2)
+def convolution(
+    site: Site,
+    weight_in: int,
+    weight_out: int,
+    followers: Sequence[Operand | None],
+    weight: int = 1,
+    channel: int = 1,
+) -> None:
+    """``weight_in`` and ``weight_out`` are axes of input number ``weight``, ``channel`` is the axis
+    of X and Y; ``followers`` are vectors with one number for each output channel."""
+    x, w, y = site.x, weight_of(site, weight), site.y
+    vectors = [operand for operand in followers if operand is not None]
     site.link(x.axis(0), y.axis(0))
-    for axis in (*x.axes[2:], *w.axes[2:], *y.axes[2:]):
-        site.pin(axis, _SPATIAL)
+    for operand in (x, y):
+        for index in set(range(1, operand.rank)) - {channel}:
+            site.pin(operand.axis(index), _SPATIAL)
+    for index in set(range(w.rank)) - {weight_in, weight_out}:
+        site.pin(w.axis(index), _SPATIAL)
     groups = site.integer("group", 1)
     if groups == 1:
-        site.contract((0, 1), (1, weight_in))
-        site.produce(w.axis(weight_out), y.axis(1))
-        if bias is not None:
-            site.link(bias.axis(0), y.axis(1))
+        site.contract((0, channel), (weight, weight_in))
+        site.produce(w.axis(weight_out), y.axis(channel))
+        for vector in vectors:
+            site.link(vector.axis(0), y.axis(channel))
         return
 
+    site.role("producer", w.axis(weight_out))
     # Factors: 0 the group, 1 the input offset, 2 the output offset.
-    sizes = (groups, x.shape[1] // groups, y.shape[1] // groups)
+    sizes = (groups, x.shape[channel] // groups, y.shape[channel] // groups)
     inner = (weight_in, (1,)), (weight_out, (2,))
-    runs_in = [Run(x.axis(1), (0, 1))]
-    runs_out = [Run(y.axis(1), (0, 2))]
-    if bias is not None:
-        runs_out.append(Run(bias.axis(0), (0, 2)))
+    runs_in = [Run(x.axis(channel), (0, 1))]
+    runs_out = [Run(axis, (0, 2)) for axis in (y.axis(channel), *(v.axis(0) for v in vectors))]
     for (index, factors), runs in zip(inner, (runs_in, runs_out), strict=True):
         # Axis 0 of the weight spans all groups, axis 1 a single one.
         runs.append(Run(w.axis(index), (0, *factors) if index == 0 else factors))
@@ -86,18 +105,23 @@ def _convolution(site: Site, weight_in: int, weight_out: int) -> None:
             else:
                 for run in runs:
                     site.pin(run.axis, _GROUPS)
-        site.sink(0, 1)
+        site.sink(0, channel)
         site.role("consumer", w.axis(weight_in))
-        site.role("producer", w.axis(weight_out))
 
     def never() -> None:
         for run in (*runs_in, *runs_out):
             site.pin(run.axis, _GROUPS)
 
-    ends = (x.axis(1), y.axis(1))
+    ends = (x.axis(channel), y.axis(channel))
     runs = [*runs_in, *runs_out]
     alternatives = [Alternative("groups", ends, digits(runs, 0, sizes), by_group)]
     if max(sizes[1:]) > 1:
-        by_offsets = tuple(d for f in (1, 2) if sizes[f] > 1 for d in digits(runs, f, sizes))
+        start = {1: 0, 2: sizes[1]}  # offsets of inputs and outputs are different units
+        by_offsets = tuple(
+            (axis, start[f] + digit)
+            for f in start
+            if sizes[f] > 1
+            for axis, digit in digits(runs, f, sizes)
+        )
         alternatives.append(Alternative("offsets", (), by_offsets, by_offset))
     site.choose(*alternatives, otherwise=never)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .base import Operand, Run, Site, link_factor, positive_axes, rule
+from .indexing import NAMED, RUN_TIME, kept_entries, link_selected, moved
 
 if TYPE_CHECKING:
     from ..restated import Restated
@@ -25,10 +27,15 @@ def transpose(site: Site) -> None:
 @rule("Concat", family="movement")
 def concat(site: Site) -> None:
     """Along the axis each operand has its own stretch; the other axes are common."""
+    concatenate(site, site.inputs)
+
+
+def concatenate(site: Site, operands: Sequence[Operand | None]) -> None:
+    """These inputs one after the other along the node's ``axis``."""
     y = site.y
     axis = positive_axes([site.integer("axis", 1)], y.rank)[0]
     start = 0
-    for operand in site.inputs:
+    for operand in operands:
         if operand is None:
             continue
         site.link_axes(operand, y, skip=[axis])
@@ -198,14 +205,11 @@ def _strided(site: Site, axis: int, start: int, step: int) -> None:
 def _restate_gather(node: Restated) -> None:
     axis = node.integer("axis", 0) % node.input_rank(0)
     keep, known = node.keep(0, axis), node.values(1)
-    if keep.all() or known is None:
+    if known is None:
         return
-    indices = known[0]
-    old = np.where(indices < 0, indices + keep.size, indices).astype(np.int64)
-    if indices.ndim == 1:
-        old = old[node.output_keep(0, axis)]
-    new = (np.cumsum(keep) - 1)[old]
-    node.want(1, np.stack([new, new]))
+    lists = [node.output_keep(0, axis + index) for index in range(known.ndim - 1)]
+    if not all(flags.all() for flags in (keep, *lists)):
+        node.want(1, kept_entries(moved(known, keep), lists))
 
 
 @rule("Gather", family="movement", restate=_restate_gather)
@@ -222,17 +226,17 @@ def gather(site: Site) -> None:
     if value is None:
         for index in range(indices.rank):
             site.link(indices.axis(index), y.axis(axis + index))
-        site.pin(x.axis(axis), "looked up with indices computed at run time")
+        site.pin(x.axis(axis), RUN_TIME)
         return
-    selected = value.astype(np.int64) % max(x.shape[axis], 1)
     site.pin_all("a list of indices", [indices])
+    targets = [(y.axis(axis + index), index) for index in range(indices.rank)]
     if indices.rank == 1:
+        selected = value.astype(np.int64) % max(x.shape[axis], 1)
         position = np.arange(selected.size, dtype=np.int64)
         site.link(x.axis(axis), y.axis(axis), selected, position)
-    else:
-        site.pin(x.axis(axis), "selected by name", np.unique(selected))
-        for index in range(indices.rank):
-            site.pin(y.axis(axis + index), "selected by name")
+    elif link_selected(site, x.axis(axis), targets, value, x.shape[axis]) is None:
+        for target, _ in targets:
+            site.pin(target, NAMED)
 
 
 def _pads(site: Site) -> list[tuple[int, int]] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..coupling import Alternative
-from .base import Operand, Run, Site, digits, link_factor, positive_axes, rule
+from .base import Run, Site, digits, link_factor, positive_axes, rule
 
 if TYPE_CHECKING:
     from ..restated import Restated
@@ -41,7 +42,11 @@ def instance_normalization(site: Site) -> None:
         site.pin(axis, _SPATIAL)
 
 
-@rule("LayerNormalization", "RMSNormalization", family="normalisation")
+@rule(
+    *("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"),
+    family="normalisation",
+    exactness="inexact",
+)
 def layer_normalization(site: Site) -> None:
     """Normalises over ``axis`` and all that follow; scale and bias broadcast onto the input."""
     x, y = site.x, site.y
@@ -71,31 +76,40 @@ def layer_normalization(site: Site) -> None:
             site.pin(axis, _SPATIAL)
 
 
-def _restate_groups(node: Restated) -> None:
-    # Whole groups gone: the group size stays. Offsets gone: the number of groups stays.
+def restate_groups(node: Restated) -> None:
+    """Whole groups gone: the group size stays. Offsets gone: the number of groups stays."""
     if node.carrier == "groups":
-        old = node.integer("num_groups", 1)
-        node.set_int("num_groups", old * node.new_size(0, 1) // node.old_size(0, 1))
+        name = "num_groups" if node.domain == "" else "groups"
+        old = node.integer(name, 1)
+        # One value for each channel, or, in the standard's first version, for each group.
+        node.set_int(name, old * node.new_size(1, 0) // node.old_size(1, 0))
 
 
-@rule("GroupNormalization", family="normalisation", restate=_restate_groups)
+@rule("GroupNormalization", family="normalisation", restate=restate_groups, exactness="depends")
 def group_normalization(site: Site) -> None:
     """Whole groups are exact; the same offset in every group is inexact."""
+    parameters = [(k, 0) for k, operand in enumerate(site.inputs) if operand is not None and k]
+    grouped(site, site.integer("num_groups", 1), 1, parameters)
+
+
+def grouped(
+    site: Site, groups: int, channel: int, others: Sequence[tuple[int, int]], outputs: int = 1
+) -> None:
+    """Normalises over groups of channels, axis ``channel`` of X and of the first ``outputs``
+    outputs; ``others`` are the inputs, with their axes, that have a value for each channel or for
+    each group."""
     x, y = site.x, site.y
     site.link(x.axis(0), y.axis(0))
-    for axis in (*x.axes[2:], *y.axes[2:]):
-        site.pin(axis, _SPATIAL)
-    groups = site.integer("num_groups", 1)
-    sizes = (groups, x.shape[1] // groups)
-    parameters: list[tuple[int, Operand]] = [
-        (number, operand)
-        for number, operand in enumerate(site.inputs[1:], start=1)
-        if operand is not None
-    ]
-    runs = [Run(operand.axis(1), (0, 1)) for operand in (x, y)]
+    for operand in (x, y):
+        for index in set(range(1, x.rank)) - {channel}:
+            site.pin(operand.axis(index), _SPATIAL)
+    sizes = (groups, x.shape[channel] // groups)
+    found = [(number, index, site.inputs[number]) for number, index in others]
+    given = [(number, index, operand) for number, index, operand in found if operand is not None]
+    runs = [Run(operand.axis(channel), (0, 1)) for operand in (x, y)]
     runs += [
-        Run(operand.axis(0), (0,) if operand.shape[0] == groups else (0, 1))
-        for _, operand in parameters
+        Run(operand.axis(index), (0,) if operand.shape[index] == groups else (0, 1))
+        for _, index, operand in given
     ]
 
     def by_group() -> None:
@@ -103,8 +117,8 @@ def group_normalization(site: Site) -> None:
 
     def by_offset() -> None:
         link_factor(site, runs, 1, sizes)
-        touched = [(n, 0) for n, operand in parameters if operand.shape[0] == x.shape[1]]
-        site.inexact([(0, 1), *touched], [(0, 1)])
+        touched = [(k, i) for k, i, operand in given if operand.shape[i] == x.shape[channel]]
+        site.inexact([(0, channel), *touched], [(k, channel) for k in range(outputs)])
         for run in runs:
             if 1 not in run.factors:
                 site.pin(run.axis, "one value per group of channels")
@@ -118,12 +132,12 @@ def group_normalization(site: Site) -> None:
     if groups > 1:
         options.append(Alternative("groups", needs, digits(runs, 0, sizes), by_group, rank=1))
     if sizes[1] > 1:
-        ends = (x.axis(1), y.axis(1))
+        ends = (x.axis(channel), y.axis(channel))
         options.append(Alternative("offsets", ends, digits(runs, 1, sizes), by_offset))
     site.choose(*options, otherwise=never)
 
 
-@rule("LRN", family="normalisation")
+@rule("LRN", family="normalisation", exactness="inexact")
 def local_response_normalization(site: Site) -> None:
     """Each channel is divided by a sum over its neighbours."""
     site.link_axes(site.x, site.y)
@@ -137,7 +151,7 @@ def lp_normalization(site: Site) -> None:
     site.sink(0, positive_axes([site.integer("axis", -1)], site.x.rank)[0])
 
 
-@rule("MeanVarianceNormalization", family="normalisation")
+@rule("MeanVarianceNormalization", family="normalisation", exactness="inexact")
 def mean_variance_normalization(site: Site) -> None:
     """Normalises over ``axes``."""
     site.link_axes(site.x, site.y)

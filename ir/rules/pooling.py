@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .base import Site, positive_axes, rule
+from .base import Site, attribute_ints, positive_axes, rule
 
 if TYPE_CHECKING:
     from ..restated import Restated
@@ -34,9 +34,34 @@ def pool(site: Site) -> None:
             site.pin(axis, _SPATIAL)
     for axis in x.axes[2:]:
         site.pin(axis, _SPATIAL)
-    if site.output(1) is not None:
+    if site.output(1) is not None and not _goes_back(site):
         for axis in x.axes[:2]:
             site.pin(axis, "the pooling's indices count positions over all channels")
+
+
+def _goes_back(site: Site) -> bool:
+    """Whether the indices lead only to MaxUnpool nodes that restore this very size: both then
+    count over the channels that are left."""
+    value = site.node.outputs[1]
+    pooled = np.array(site.y.shape[2:])
+    ends = value.uses()
+    if any(site.x.dynamic[2:]) or value.is_graph_output():
+        return False
+    for user, position in ends:
+        if user.op_type != "MaxUnpool" or position != 1 or user.graph is not site.node.graph:
+            return False
+        kernel, strides, pads = (
+            np.array(attribute_ints(user, name) or default)
+            for name, default in (
+                ("kernel_shape", ()),
+                ("strides", (1,) * pooled.size),
+                ("pads", (0,) * (2 * pooled.size)),
+            )
+        )
+        restored = (pooled - 1) * strides + kernel - pads.reshape(2, -1).sum(axis=0)
+        if len(user.inputs) > 2 or not np.array_equal(restored, site.x.shape[2:]):
+            return False
+    return True
 
 
 def _restate_sizes(node: Restated) -> None:
@@ -51,16 +76,25 @@ def resize(site: Site) -> None:
     """Axes with a scale of 1 pass through; resized ones are pinned."""
     x, y = site.x, site.y
     site.pin_all("scales and sizes", site.inputs[1:])
-    if site.string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
-        site.pin_all("crops a region of interest")
-        return
-    resized = _resized(site)
+    resized = _resized(site) | _cropped(site)
     for index in range(x.rank):
         if index not in resized and x.shape[index] == y.shape[index]:
             site.link(x.axis(index), y.axis(index))
         else:
             for operand in (x, y):
                 site.pin(operand.axis(index), _RESIZED)
+
+
+def _cropped(site: Site) -> set[int]:
+    """Axes of which a region of interest may be only a part."""
+    if site.string("coordinate_transformation_mode", "") != "tf_crop_and_resize":
+        return set()
+    axes = positive_axes(site.integers("axes") or range(site.x.rank), site.x.rank)
+    region = site.value(1)
+    if region is None:
+        return set(axes)
+    starts, ends = region.reshape(2, -1)
+    return {a for a, s, e in zip(axes, starts, ends, strict=True) if (s, e) != (0, 1)}
 
 
 def _resized(site: Site) -> set[int]:

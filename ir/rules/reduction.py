@@ -7,10 +7,14 @@ from .base import Site, positive_axes, rule
 SUMS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSum", "ReduceSumSquare")
 """Functions of a sum to which a zero adds nothing: removing equals multiplying by zero."""
 
-REDUCTIONS = (*SUMS, "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
+EXTREMES = ("ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
+"""Functions that a zero changes."""
+
+REDUCTIONS = (*SUMS, *EXTREMES)
 
 
-@rule(*REDUCTIONS, family="reduction")
+@rule(*SUMS, family="reduction")
+@rule(*EXTREMES, family="reduction", exactness="inexact")
 def reduce(site: Site) -> None:
     """Reduced axes end here: exact for sums, inexact otherwise; kept axes pass through."""
     x, y = site.x, site.y
@@ -47,9 +51,14 @@ def _reduced_axes(site: Site) -> list[int] | None:
 @rule("Softmax", "LogSoftmax", "Hardmax", family="softmax")
 def softmax(site: Site) -> None:
     """Before opset 13 everything from ``axis`` on is normalised together."""
+    normalise(site, site.opset, -1 if site.opset >= 13 else 1)
+
+
+def normalise(site: Site, opset: int, default: int) -> None:
+    """A softmax as of ``opset`` along the node's ``axis``, which is ``default`` if left out."""
     x, y = site.x, site.y
-    axis = positive_axes([site.integer("axis", -1 if site.opset >= 13 else 1)], x.rank)[0]
-    last = axis + 1 if site.opset >= 13 else x.rank
+    axis = positive_axes([site.integer("axis", default)], x.rank)[0]
+    last = axis + 1 if opset >= 13 else x.rank
     site.link_axes(x, y)
     for index in range(axis, last):
         site.pin(x.axis(index), f"{site.node.op_type} along this axis")

@@ -4,18 +4,24 @@ Input and output dimensions are matched into minimal blocks of equal product, an
 cut at all cumulative products of either side: (C, H, W) -> (G, C/G*H*W) has the factors
 [G, C/G, H, W]. Each axis is a run of consecutive factors. Units form along one factor of a block,
 the carrier; axes that do not contain it are pinned.
+
+Sizes are pairs, one number per binding of the symbolic dimensions: (T, N, 16) -> (T, N*4, 4) has
+the factors N, 4 and 4 even where N is 1 at first. A carrier is a factor that does not move, and
+an axis such as N*4, which does, holds it as its inner digit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .base import Operand, Run, Site, choose_factor, digits, positive_axes, rule
+from ..coupling import Alternative, Layout
+from .base import Operand, Run, Site, positive_axes, rule
 
 if TYPE_CHECKING:
     from ..restated import Restated
@@ -54,95 +60,135 @@ def flatten(site: Site) -> None:
     couple_blocks(site, site.x, site.y)
 
 
+Size = tuple[int, int]
+"""The size of an axis or a factor under both bindings of the symbolic dimensions."""
+
+Axes = list[tuple[int, Size]]
+"""(axis, size) pairs."""
+
+_ONE: Size = (1, 1)
+
+
 def couple_blocks(site: Site, x: Operand, y: Operand) -> None:
     """Couples two operands that hold the same elements in the same order."""
     if 0 in x.shape or 0 in y.shape:
         site.pin_all("an empty tensor is reshaped")
         return
+    if math.prod(x.shape) != math.prod(y.shape) or math.prod(x.later) != math.prod(y.later):
+        site.pin_all("a reshape into another number of elements")
+        return
     for operand in (x, y):
-        for axis, size in zip(operand.axes, operand.shape, strict=True):
-            if size == 1:
+        for axis, size in _axes(operand):
+            if size == _ONE:
                 site.pin(axis, _UNIT)
-    moves = x.shape != x.later or y.shape != y.later
-    later = _pairings(x, y) if moves else None
-    for left, right in _blocks(_long_axes(x, x.shape), _long_axes(y, y.shape)):
-        sizes, runs = factorise(left, right)
-        if not runs:
-            for axis, _ in (*left, *right):
-                site.pin(axis, _UNCUT)
-            continue
-        holds = [f for f in range(len(sizes)) if later is None or _pairing(runs, f, sizes) in later]
-        if len(left) == len(right) == 1 and holds:
+    for left, right in _blocks(_axes(x), _axes(y)):
+        if len(left) == len(right) == 1:
             site.link(left[0][0], right[0][0])
-        else:
-            choose_factor(site, runs, sizes, _OTHER if holds else _MOVES, holds)
-
-
-Pairing = frozenset[tuple[int, bytes]]
-"""What a factor ties together: axes, and for each coordinate its position along the factor."""
-
-
-def _pairing(runs: Sequence[Run], factor: int, sizes: Sequence[int]) -> Pairing:
-    return frozenset((axis, digit.tobytes()) for axis, digit in digits(runs, factor, sizes))
-
-
-def _pairings(x: Operand, y: Operand) -> set[Pairing]:
-    """All pairings under the second binding; a carrier must tie the same coordinates there."""
-    found: set[Pairing] = set()
-    for left, right in _blocks(_long_axes(x, x.later), _long_axes(y, y.later)):
+            continue
         sizes, runs = factorise(left, right)
-        found.update(_pairing(runs, f, sizes) for f in range(len(sizes)))
-    return found
+        for axis, _ in () if runs else (*left, *right):
+            site.pin(axis, _UNCUT)
+        if runs:
+            _choose_factor(site, runs, sizes, dict((*left, *right)))
 
 
-Axes = list[tuple[int, int]]
-"""(axis, size) pairs."""
-
-
-def _long_axes(operand: Operand, shape: Sequence[int]) -> Axes:
-    """The axes that are longer than 1."""
-    return [(axis, size) for axis, size in zip(operand.axes, shape, strict=True) if size > 1]
+def _axes(operand: Operand) -> Axes:
+    return list(zip(operand.axes, zip(operand.shape, operand.later, strict=True), strict=True))
 
 
 def _blocks(inputs: Axes, outputs: Axes) -> Iterator[tuple[Axes, Axes]]:
-    """Minimal runs of axes of equal product on both sides."""
-    left: Axes = []
-    right: Axes = []
-    a, b = iter(inputs), iter(outputs)
-    product_left = product_right = 1
+    """Minimal runs of axes of equal product on both sides, axes of size 1 left out."""
+    sources = [(item for item in side if item[1] != _ONE) for side in (inputs, outputs)]
+    block: tuple[Axes, Axes] = ([], [])
+    products = [_ONE, _ONE]
     while True:
-        if product_left == product_right and left:
-            yield left, right
-            left, right, product_left, product_right = [], [], 1, 1
-        side, source = (left, a) if product_left <= product_right else (right, b)
-        item = next(source, None)
+        if products[0] == products[1] and block[0]:
+            yield block
+            block, products = ([], []), [_ONE, _ONE]
+        shorter = int(math.prod(products[0]) > math.prod(products[1]))
+        item = next(sources[shorter], None)
         if item is None:
             return
-        side.append(item)
-        if side is left:
-            product_left *= item[1]
-        else:
-            product_right *= item[1]
+        block[shorter].append(item)
+        products[shorter] = _times(products[shorter], item[1])
 
 
-def factorise(left: Axes, right: Axes) -> tuple[list[int], list[Run]]:
+def _times(a: Size, b: Size) -> Size:
+    return a[0] * b[0], a[1] * b[1]
+
+
+def factorise(left: Axes, right: Axes) -> tuple[list[Size], list[Run]]:
     """Common factors of a block and each axis as a run of them; no runs if the cuts clash."""
-    sides = (left, right)
-    ends = [[size for _, size in side[: k + 1]] for side in sides for k in range(len(side))]
-    cuts = sorted({math.prod(sizes) for sizes in ends})
-    if any(b % a for a, b in pairwise(cuts)):
+    ends = [list(accumulate((size for _, size in side), _times)) for side in (left, right)]
+    cuts = sorted({*ends[0], *ends[1]}, key=math.prod)
+    if any(b[k] % a[k] for a, b in pairwise(cuts) for k in (0, 1)):
         return [], []
-    sizes = [b // a for a, b in zip([1, *cuts], cuts, strict=False)]
+    sizes = [(b[0] // a[0], b[1] // a[1]) for a, b in pairwise([_ONE, *cuts])]
     runs = []
-    for side in (left, right):
+    for side, stops in zip((left, right), ends, strict=True):
         at = 0
-        for axis, size in side:
-            factors: list[int] = []
-            while math.prod(sizes[f] for f in factors) < size:
-                factors.append(at)
-                at += 1
-            runs.append(Run(axis, tuple(factors)))
+        for (axis, _), stop in zip(side, stops, strict=True):
+            end = cuts.index(stop) + 1
+            runs.append(Run(axis, tuple(range(at, end))))
+            at = end
     return sizes, runs
+
+
+def _choose_factor(
+    site: Site, runs: Sequence[Run], sizes: Sequence[Size], totals: Mapping[int, Size]
+) -> None:
+    """Lets units form along one of the static factors, the carrier; axes without it are pinned.
+
+    In an axis of fixed size the carrier's digit must be the same under both bindings.
+    """
+    static = [factor for factor, (first, second) in enumerate(sizes) if first == second]
+    inner = {
+        (run.axis, f): reduce(_times, (sizes[g] for g in run.factors if g > f), _ONE)
+        for run in runs
+        for f in run.factors
+    }
+
+    def fits(run: Run, factor: int) -> bool:
+        first, second = inner[run.axis, factor]
+        return first == second or _moves(totals[run.axis])
+
+    def alternative(factor: int) -> Alternative:
+        bearers = [run.axis for run in runs if factor in run.factors]
+        layouts = {axis: Layout(sizes[factor][0], inner[axis, factor]) for axis in bearers}
+
+        def apply() -> None:
+            hub = site.hub(sizes[factor][0])
+            for run in sorted(runs, key=lambda run: _moves(totals[run.axis])):
+                if factor not in run.factors:
+                    site.pin(run.axis, reason)
+                elif _moves(totals[run.axis]):
+                    site.declare(run.axis, hub, layouts[run.axis])
+                elif run.factors == (factor,):
+                    site.link(run.axis, hub)
+                else:
+                    size = totals[run.axis][0]
+                    digit = layouts[run.axis].digit(size)
+                    site.link(run.axis, hub, np.arange(size, dtype=np.int64), digit)
+
+        digits = tuple((axis, layouts[axis].digit(totals[axis][0])) for axis in bearers)
+        whole = tuple(
+            run.axis for run in runs if [f for f in run.factors if f in static] == [factor]
+        )
+        stops = tuple(run.axis for run in runs if factor not in run.factors)
+        name = f"factor {factor} of {[size for size, _ in sizes]}"
+        return Alternative(name, tuple(bearers), digits, apply, whole, stops=stops)
+
+    def otherwise() -> None:
+        for run in runs:
+            site.pin(run.axis, reason)
+
+    carriers = [f for f in static if all(fits(run, f) for run in runs if f in run.factors)]
+    reason = _OTHER if carriers else _MOVES
+    site.choose(*(alternative(factor) for factor in carriers), otherwise=otherwise)
+
+
+def _moves(size: Size) -> bool:
+    return size[0] != size[1]
 
 
 def _restate_squeeze(node: Restated) -> None:

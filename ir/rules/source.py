@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from ..restated import Restated
 
 
-@rule("Constant", "Shape", "Size", family="source")
+@rule("Constant", family="source", exactness="pinned")
+@rule("Shape", "Size", family="source")
 def source(site: Site) -> None:
     """No coordinate of the input reaches the output; sizes are corrected when rewriting."""
     for operand in site.outputs:
@@ -28,7 +29,17 @@ def constant_of_shape(site: Site) -> None:
     site.pin_all("a list of sizes", site.inputs)
 
 
-@rule("Range", family="source")
+@rule("Range", family="source", exactness="pinned")
 def arange(site: Site) -> None:
     """The elements are their own positions."""
     site.pin_all("counts positions")
+
+
+@rule(
+    *("BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix"),
+    family="source",
+    exactness="pinned",
+)
+def table(site: Site) -> None:
+    """A table that is computed from sizes."""
+    site.pin_all("computed from its size")
