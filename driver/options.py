@@ -27,8 +27,8 @@ Protect = Annotated[
     typer.Option(metavar="GLOB", help="Node or tensor names that stay whole (repeatable)."),
 ]
 Carrier = Annotated[
-    Literal["heads", "largest"],
-    typer.Option(help="Factor of a reshaped axis along which units form, when several could."),
+    Literal["heads", "head-dim"],
+    typer.Option(help="What units of attention are made of: whole heads, or one place in every head."),
 ]
 Report = Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

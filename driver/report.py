@@ -179,7 +179,7 @@ def _certificate(result: PruneResult) -> dict[str, Any] | None:
 
 
 def _warnings(result: PruneResult, prunings: Sequence[Pruning], whole: _Whole) -> list[str]:
-    found = [warning for p in prunings for warning in p.analysis.warnings]
+    found = [warning for p in prunings for warning in (*p.analysis.warnings, *p.notes)]
     if result.certificate is not None:
         found += result.certificate.notes
     if not whole.removed.complete:

@@ -9,7 +9,6 @@ axes form a group.
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,11 +16,15 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as oir
 
-from .constants import constant_tensor, constants, is_float, tensor_shape
+from .constants import constant_tensor, constants, is_float
 from .coupling import Coupling, Flags, Indices
 from .errors import ModelError, UsageError
-from .rules.base import Operand, Rule, Site, Statements
+from .graphs import captured, subgraphs
+from .rules.base import Body, Operand, Rule, Site, Statements
+from .rules.registry import find_rule
 from .shapes import Array, Facts, Observer, Skeleton, bind_dims, infer_bindings
+from .sharing import is_shared, tie_weights
+from .static import Branches
 from .units import Group, form_units
 
 GRAPH_INPUT, GRAPH_OUTPUT = -1, -2
@@ -43,7 +46,11 @@ class Weight:
 
 @dataclass
 class Analysis:
-    """The result of `analyze`: the axis table, the units, the groups and how to read them."""
+    """The result of `analyze`: the axis table, the units, the groups and how to read them.
+
+    ``model`` is flat (see `flatten`): values of all graphs are known by name, and ``sites`` are
+    the nodes of all graphs that may run, those of a body before the node that it belongs to.
+    """
 
     model: oir.Model
     skeleton: Skeleton
@@ -52,13 +59,18 @@ class Analysis:
     statements: Statements
     sites: list[Site]
     operands: dict[str | tuple[str, int, int], Operand]
-    """By value name; vectors used at several places also by (name, site, input number)."""
+    """By value name; constants used at several places by (name, site, input number), and by name
+    as well where the uses of a weight are tied (see `sharing`)."""
     owners: list[tuple[str, int]]
     """For each axis: its value's name and axis index; ("", -1) for virtual axes."""
     weights: list[Weight]
     warnings: list[str] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     unit_count: int = 0
+    hidden: frozenset[oir.Node] = frozenset()
+    """The nodes of subgraphs in which no rule holds."""
+    written: oir.Model | None = None
+    """The model as it was given, if it was not flat."""
     _unit_of_root: dict[int, Indices] = field(default_factory=dict)
 
     def units_of(self, axis: int) -> Indices | None:
@@ -67,6 +79,11 @@ class Analysis:
         None when no coordinate of the axis can go.
         """
         return self._unit_of_root.get(self.coupling.root(axis))
+
+    @property
+    def source(self) -> oir.Model:
+        """The model as it was given."""
+        return self.model if self.written is None else self.written
 
     @cached_property
     def weight_names(self) -> frozenset[str]:
@@ -106,7 +123,7 @@ def analyze(
     """Finds the units and groups of ``model``.
 
     ``dims`` binds symbolic dimensions, ``protect`` are globs of node or tensor names that must
-    stay whole, ``prefer`` chooses among carriers ("heads" or "largest"), ``observe`` supplies
+    stay whole, ``prefer`` chooses among carriers ("heads" or "head-dim"), ``observe`` supplies
     shapes that inference cannot find. With ``interface`` False, inputs and outputs are not
     pinned, and with ``weights_only`` False units need not own a weight: that is how rules are
     tested on single nodes. Raises UsageError for bad ``dims`` or a glob that matches nothing.
@@ -115,7 +132,8 @@ def analyze(
         raise ModelError("the model has no outputs, so nothing in it can be proved")
     skeleton = Skeleton(model)
     facts = infer_bindings(skeleton, bind_dims(model, dims or {}), observe)
-    analysis = _Builder(model, skeleton, facts).build(protect, prefer, interface)
+    analysis = _Builder(skeleton.model, skeleton, facts).build(protect, prefer, interface)
+    analysis.written = model if skeleton.model is not model else None
     form_units(analysis, weights_only)
     return analysis
 
@@ -130,45 +148,45 @@ class _Builder:
         self.owners: list[tuple[str, int]] = []
         self.statements = Statements()
         self.warnings: list[str] = []
+        self._shared: dict[str, bool] = {}
         self.operands: dict[str | tuple[str, int, int], Operand] = {}
         self.tensors = {str(v.name): (v, t) for v, t in constants(model.graph)}
         self.constant = set(self.tensors)
         self.skeleton = skeleton
+        self.sites: list[Site] = []
+        self.branches = Branches(skeleton, facts)
+        self.hidden = frozenset(self.branches.hidden(model.graph))
 
     def build(self, protect: Sequence[str], prefer: str, interface: bool) -> Analysis:
-        from .rules.registry import find_rule
-
-        graph = self.model.graph
-        for value in graph.inputs:
-            if value.uses() or not value.is_initializer():  # an unread weight owns no unit
-                self._operand(value)
-        sites = []
-        for number, node in enumerate(n for n in graph if constant_tensor_of(n) is None):
-            sites.append(self._visit(number, node, find_rule(node.domain, node.op_type)))
-        if interface:
-            self._pin_interface()
-        self._protect(protect, sites)
-        self.coupling.resolve(prefer)
-        self.owners += [("", -1)] * (len(self.coupling.sizes) - len(self.owners))
-        return Analysis(
+        self._visit_graph(self.model.graph, ())
+        analysis = Analysis(
             self.model,
             self.skeleton,
             self.facts,
             self.coupling,
             self.statements,
-            sites,
+            self.sites,
             self.operands,
             self.owners,
-            self._weights(),
+            [],
             self.warnings,
+            hidden=self.hidden,
         )
+        tie_weights(analysis)
+        if interface:
+            self._pin_interface()
+        self._protect(protect, self.sites)
+        self.coupling.resolve(prefer)
+        self.owners += [("", -1)] * (len(self.coupling.sizes) - len(self.owners))
+        analysis.weights = self._weights()
+        return analysis
 
     # -- operands -----------------------------------------------------------------------------
 
     def _operand(self, value: oir.Value, site: int = -1, position: int = -1) -> Operand | None:
         name = str(value.name)
         key: str | tuple[str, int, int] = name
-        if name in self.tensors and position >= 0 and self._is_private(value):
+        if name in self.tensors and position >= 0 and self._is_shared(value):
             key = (name, site, position)
         if key in self.operands:
             return self.operands[key]
@@ -176,16 +194,13 @@ class _Builder:
         if types[0] is None:
             return None
         shape = types[0][1]
-        axes = self.coupling.add_axes(shape)
+        later = self.facts[-1].types[name][1]
+        axes = self.coupling.add_axes(shape, later, site)
         self.owners += [("", -1)] * (axes.start - len(self.owners))
         self.owners += [(name, index) for index in range(len(shape))]
         dynamic = self._dynamic(name, len(shape))
-        later = self.facts[-1].types[name][1]
         operand = Operand(name, shape, axes, name in self.constant, dynamic, later)
         self.operands[key] = operand
-        for index, moves in enumerate(dynamic):
-            if moves:
-                self.coupling.pin(axes[index], None, "a dynamic axis", site)
         return operand
 
     def _dynamic(self, name: str, rank: int) -> tuple[bool, ...]:
@@ -194,10 +209,11 @@ class _Builder:
         first, second = (f.types[name][1] for f in self.facts)
         return tuple(a != b for a, b in zip(first, second, strict=True))
 
-    def _is_private(self, value: oir.Value) -> bool:
-        """Vectors used at several places are tied only where their uses are: they may be cloned."""
-        sizes = tensor_shape(self.tensors[str(value.name)][1])
-        return bool(sizes) and len(value.uses()) > 1 and math.prod(sizes) == max(sizes)
+    def _is_shared(self, value: oir.Value) -> bool:
+        name = str(value.name)
+        if name not in self._shared:
+            self._shared[name] = is_shared(value, self.tensors[name][1], self.hidden)
+        return self._shared[name]
 
     def _value_of(self, name: str) -> Array | None:
         """A value known before the run and equal in both bindings."""
@@ -211,8 +227,27 @@ class _Builder:
 
     # -- nodes --------------------------------------------------------------------------------
 
-    def _visit(self, number: int, node: oir.Node, rule: Rule | None) -> Site:
-        if node.inputs and all(v is None or str(v.name) in self.constant for v in node.inputs):
+    def _visit_graph(self, graph: oir.Graph, trips: tuple[int, ...]) -> Body:
+        """Applies the rules to a graph that runs as often as the axes ``trips`` are long."""
+        for value in graph.inputs:
+            if not value.is_initializer():
+                self._operand(value)
+        for node in graph:
+            if constant_tensor_of(node) is None:
+                self._visit(node, trips)
+        if graph is self.model.graph:
+            return Body((), ())
+        inputs = [self._operand(value) for value in graph.inputs]
+        return Body(inputs, [self._operand(value) for value in graph.outputs])
+
+    def _visit(self, node: oir.Node, trips: tuple[int, ...]) -> None:
+        rule = find_rule(node.domain, node.op_type)
+        live = self.branches.live(node)
+        inner = (*trips, *self._trips(node)) if live else ()
+        bodies = {name: self._visit_graph(graph, inner) for name, graph in live.items()}
+        number = len(self.sites)
+        given = [v is None or str(v.name) in self.constant for v in node.inputs]
+        if given and all(given) and not subgraphs(node):
             self.constant.update(str(o.name) for o in node.outputs)
         inputs = [
             None if v is None else self._operand(v, number, i) for i, v in enumerate(node.inputs)
@@ -223,34 +258,66 @@ class _Builder:
             o if every or v.uses() or v.is_graph_output() or i == 0 else None
             for i, (o, v) in enumerate(zip(outputs, node.outputs, strict=True))
         ]
-        opset = self.model.graph.opset_imports.get(node.domain, self.skeleton.opset)
         site = Site(
-            number, node, opset, inputs, outputs, self._value_of, self.coupling, self.statements
+            number,
+            node,
+            self.model.graph.opset_imports.get(node.domain, self.skeleton.opset),
+            inputs,
+            outputs,
+            self._value_of,
+            self.coupling,
+            self.statements,
+            bodies,
+            trips,
         )
+        self.sites.append(site)
+        self._pin_hidden(site, live)
+        self._couple(site, rule)
+
+    def _couple(self, site: Site, rule: Rule | None) -> None:
+        node, operands = site.node, (*site.inputs, *site.outputs)
         unknown = [
             str(v.name)
-            for v, o in zip((*node.inputs, *node.outputs), (*inputs, *outputs), strict=True)
+            for v, o in zip((*node.inputs, *node.outputs), operands, strict=True)
             if v is not None and o is None and v.name and (v.uses() or v.is_graph_output())
         ]
-        captured = _captured(node)
-        if rule is None or captured:
-            self._barrier(site, f"no coupling rule for {describe(node)}", captured)
-        elif unknown:
-            self._barrier(site, f"the shape of '{unknown[0]}' is not known", captured)
+        if rule is None or (subgraphs(node) and not site.bodies):
+            self._barrier(site, f"no coupling rule for {describe(node)}")
+        elif unknown and not site.bodies:
+            self._barrier(site, f"the shape of '{unknown[0]}' is not known")
         else:
             try:
                 rule.couple(site)
             except RULE_ERRORS as error:
-                self._barrier(site, f"the coupling rule does not fit: {error}", captured)
-        return site
+                self._barrier(site, f"the coupling rule does not fit: {error}")
 
-    def _barrier(self, site: Site, why: str, captured: list[oir.Value]) -> None:
+    def _barrier(self, site: Site, why: str) -> None:
         site.pin_all(why)
-        for value in captured:
-            operand = self._operand(value)
-            if operand is not None:
-                site.pin_all(why, [operand])
+        for body in site.bodies.values():
+            site.pin_all(why, (*body.inputs, *body.outputs))
         self.warnings.append(f"node '{node_label(site.node)}': {why}; everything it touches stays")
+
+    # -- subgraphs ----------------------------------------------------------------------------
+
+    def _pin_hidden(self, site: Site, live: Mapping[str, oir.Graph]) -> None:
+        """Pins what subgraphs touch in which no rule holds: constants of their own, and, unless
+        they never run, what they use of the graphs around."""
+        for graph in subgraphs(site.node):
+            if graph in live.values():
+                continue
+            why = "in a branch that never runs" if live else f"used inside {describe(site.node)}"
+            inside = [value for value, _ in constants(graph)]
+            for value in inside if live else (*inside, *captured(graph)):
+                site.pin_all(why, [self._operand(value)])
+
+    def _trips(self, node: oir.Node) -> tuple[int, ...]:
+        """An axis as long as a loop has iterations, where that is known."""
+        count = self.facts[0].trips.get(output_name(node))
+        if count is None:
+            return ()
+        axis = self.coupling.add_axes((count,))[0]
+        self.coupling.pin(axis, None, "counts iterations", -1)
+        return (axis,)
 
     # -- pins from outside --------------------------------------------------------------------
 
@@ -282,17 +349,32 @@ class _Builder:
                     self.coupling.pin(axis, None, f"protected by '{glob}'", PROTECTED)
 
     def _weights(self) -> list[Weight]:
-        """Constants that units may own: floating-point ones, and integers that get dequantised."""
+        """Constants that units may own: floating-point ones, and integers that stand for others."""
         result = []
+        quantised = self._quantised()
         for name, (value, tensor) in self.tensors.items():
-            quantised = any(
-                use.node.op_type == "DequantizeLinear" and use.idx == 0 for use in value.uses()
-            )
             operands = self._by_name.get(name)
-            if operands and (is_float(tensor.dtype) or quantised):
-                axes = tuple(o.axes for o in operands)
+            if operands and (is_float(tensor.dtype) or value in quantised):
+                # Uses that are tied to each other count as one.
+                uses = {tuple(map(self.coupling.root, o.axes)): o.axes for o in operands[::-1]}
+                axes = tuple(uses.values())[::-1]
                 result.append(Weight(name, operands[0].shape, tensor.dtype, axes))
         return result
+
+    def _quantised(self) -> set[oir.Value]:
+        """Values that rules call quantised, and what these are moved from."""
+        found = set(self.statements.quantised)
+        front = list(found)
+        while front:
+            node = front.pop().producer()
+            rule = None if node is None else find_rule(node.domain, node.op_type)
+            if node is None or rule is None or rule.family not in ("movement", "reshape"):
+                continue
+            source = node.inputs[0]
+            if source is not None and source not in found:
+                found.add(source)
+                front.append(source)
+        return found
 
     @cached_property
     def _by_name(self) -> dict[str, list[Operand]]:
@@ -306,36 +388,6 @@ class _Builder:
 def constant_tensor_of(node: oir.Node) -> oir.TensorProtocol | None:
     """The tensor of a Constant node; None for any other node."""
     return constant_tensor(node.outputs[0]) if node.op_type == "Constant" else None
-
-
-def _captured(node: oir.Node) -> list[oir.Value]:
-    """Values of enclosing graphs that the node's subgraphs use."""
-    own: set[oir.Value] = set()
-    used: list[oir.Value] = []
-
-    def enter(graph: oir.Graph) -> None:
-        own.update(graph.inputs, graph.initializers.values())
-        for inner in graph:
-            used.extend(v for v in inner.inputs if v is not None)
-            own.update(inner.outputs)
-            for sub in subgraphs(inner):
-                enter(sub)
-        used.extend(graph.outputs)
-
-    for graph in subgraphs(node):
-        enter(graph)
-    return [v for v in dict.fromkeys(used) if v not in own]
-
-
-def subgraphs(node: oir.Node) -> list[oir.Graph]:
-    """The graphs in a node's attributes (If, Loop, Scan)."""
-    found: list[oir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == oir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == oir.AttributeType.GRAPHS:
-            found.extend(attribute.as_graphs())
-    return found
 
 
 def describe(node: oir.Node) -> str:

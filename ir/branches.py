@@ -12,8 +12,9 @@ from heapq import heappop, heappush
 
 import onnx_ir as oir
 
-from .analysis import output_name, subgraphs
+from .analysis import output_name
 from .constants import constant_tensor
+from .graphs import subgraphs
 
 
 @dataclass(frozen=True)

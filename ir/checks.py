@@ -199,15 +199,17 @@ def _check_attribute(attribute: onnx.AttributeProto, ir_version: int) -> None:
 
 def _check_value(info: onnx.ValueInfoProto) -> None:
     _check_once((entry.key for entry in info.metadata_props), "metadata key")
-    _check_type(info.type, info.name)
+    _check_type(info.type, info.name, maps=True)
 
 
-def _check_type(kind: onnx.TypeProto, name: str) -> None:
+def _check_type(kind: onnx.TypeProto, name: str, maps: bool = False) -> None:
     field = kind.WhichOneof("value")
-    if field in ("map_type", "opaque_type"):
+    if field == "opaque_type" or (field == "map_type" and not maps):
         raise ModelError(f"{name!r} is of {field}, which is not supported")
-    if field in ("sequence_type", "optional_type"):
-        _check_type(getattr(kind, field).elem_type, name)
+    if field == "map_type":
+        _check_type(kind.map_type.value_type, name, maps)
+    elif field in ("sequence_type", "optional_type"):
+        _check_type(getattr(kind, field).elem_type, name, maps)
     elif field is not None:
         leaf = getattr(kind, field)
         if leaf.elem_type not in oir.DataType.__members__.values():

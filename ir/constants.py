@@ -54,15 +54,16 @@ def set_constant(value: oir.Value, tensor: oir.TensorProtocol) -> None:
 
 
 def constants(graph: oir.Graph) -> Iterator[tuple[oir.Value, oir.TensorProtocol]]:
-    """Every constant of the graph itself (not of subgraphs): initializers, then Constant nodes."""
-    for value in graph.initializers.values():
-        if value.const_value is not None:
-            yield value, value.const_value
-    for node in graph:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            tensor = _attribute_tensor(node)
-            if tensor is not None:
-                yield node.outputs[0], tensor
+    """Every constant of the graph and its subgraphs; in each initializers, then Constant nodes."""
+    for part in (graph, *graph.subgraphs()):
+        for value in part.initializers.values():
+            if value.const_value is not None:
+                yield value, value.const_value
+        for node in part:
+            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+                tensor = _attribute_tensor(node)
+                if tensor is not None:
+                    yield node.outputs[0], tensor
 
 
 def tensor_shape(tensor: oir.TensorProtocol) -> tuple[int, ...]:

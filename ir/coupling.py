@@ -10,15 +10,22 @@ a reshape chooses its carrier among the axes that are not pinned yet (see `Choic
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import numpy as np
-import numpy.typing as npt
 
-Indices = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
+from .carriers import WINDOW, Scene
+from .carriers import Alternative as Alternative
+from .carriers import Choice as Choice
+from .moving import Flags as Flags
+from .moving import Indices as Indices
+from .moving import Layout as Layout
+from .moving import agree
+
+MOVES = "a dynamic axis"
+_TWO_WAYS = "a dynamic axis that is taken apart in two ways"
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class Link:
     b_index: Indices | None
     site: int
 
+    def roots(self, coupling: Coupling) -> tuple[int, int]:
+        """The classes of both axes."""
+        return coupling.root(self.a), coupling.root(self.b)
+
 
 @dataclass(frozen=True)
 class Pin:
@@ -46,38 +57,20 @@ class Pin:
     site: int
 
 
-@dataclass(frozen=True)
-class Alternative:
-    """One way to form units along a factored axis.
-
-    ``needs`` are the axes that must not be pinned; ``digits`` gives, for each axis it links,
-    which unit every coordinate would fall into; ``hint`` axes mark it as preferred when one of
-    them is a batch axis of a matrix product; ``apply`` records its links and pins; ``rank``
-    orders alternatives before the number of units does.
-    """
-
-    name: str
-    needs: tuple[int, ...]
-    digits: tuple[tuple[int, Indices], ...]
-    apply: Callable[[], None]
-    hint: tuple[int, ...] = ()
-    rank: int = 0
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Exclusive alternatives of one node; ``otherwise`` runs when none is possible."""
-
-    site: int
-    alternatives: tuple[Alternative, ...]
-    otherwise: Callable[[], None]
-
-
 @dataclass
 class Coupling:
-    """The table of axes and everything the rules said about them."""
+    """The table of axes and everything the rules said about them.
+
+    ``sizes`` and ``later`` are the sizes of the axes under the two bindings of the symbolic
+    dimensions. An axis whose sizes differ *moves*. It is pinned, unless it is a moving factor
+    times static ones, one of which carries (see `declare`); ``moving`` holds such axes with the
+    node that they appear at, ``layouts`` by class what has been declared.
+    """
 
     sizes: list[int] = field(default_factory=list)
+    later: list[int] = field(default_factory=list)
+    moving: dict[int, int] = field(default_factory=dict)
+    layouts: dict[int, list[Layout]] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
     pins: list[Pin] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
@@ -98,14 +91,22 @@ class Coupling:
         self._head_roots: set[int] = set()
         self._needing: defaultdict[int, list[int]] = defaultdict(list)
         self._hinting: defaultdict[int, list[int]] = defaultdict(list)
-        self._ties: dict[int, tuple[int, Indices]] = {}
+        self._held: defaultdict[int, list[int]] = defaultdict(list)
 
     # -- axes ---------------------------------------------------------------------------------
 
-    def add_axes(self, sizes: tuple[int, ...]) -> range:
-        """New axes of these sizes; returns their numbers."""
+    def add_axes(
+        self, sizes: tuple[int, ...], later: tuple[int, ...] | None = None, site: int = -1
+    ) -> range:
+        """New axes of these sizes (``later`` under the second binding), which node ``site`` is
+        the first to see; returns their numbers."""
         first = len(self.sizes)
+        later = sizes if later is None else later
         self.sizes.extend(sizes)
+        self.later.extend(later)
+        for number, (a, b) in enumerate(zip(sizes, later, strict=True), start=first):
+            if a != b:
+                self.moving[number] = site
         self._parent.extend(range(first, first + len(sizes)))
         return range(first, first + len(sizes))
 
@@ -122,14 +123,73 @@ class Coupling:
     def link(
         self, a: int, b: int, a_index: Indices | None, b_index: Indices | None, site: int
     ) -> None:
-        """Links coordinates of two axes (see `Link`); sizes must agree for the identity."""
+        """Links coordinates of two axes (see `Link`); sizes must agree for the identity.
+
+        A moving axis is pinned when it is linked by index or to an axis that moves differently.
+        """
         link = Link(a, b, a_index, b_index, site)
-        self.links.append(link)
-        if a_index is None or b_index is None:
-            if self.sizes[a] != self.sizes[b]:
-                raise ValueError(f"axes of sizes {self.sizes[a]} and {self.sizes[b]} linked whole")
+        whole = a_index is None or b_index is None
+        if whole and self.sizes[a] != self.sizes[b]:
+            raise ValueError(f"axes of sizes {self.sizes[a]} and {self.sizes[b]} linked whole")
+        if whole and self.later[a] == self.later[b]:
+            self.links.append(link)
             self._merge(self.root(a), self.root(b))
             return
+        for end in (a, b):
+            if whole or end in self.moving:
+                self.pin(end, None, MOVES, site)
+        if whole:
+            self.links.append(link)
+        else:
+            self._link(link)
+
+    def declare(self, axis: int, hub: int, layout: Layout, site: int) -> None:
+        """Says that the moving ``axis`` holds the static factor ``hub``, and links them.
+
+        Two layouts of one class must tie the same digits of their factors to each other under
+        both bindings; otherwise the class is pinned. Several factors of one axis, (N * A * B) as
+        (N, A * B) and as (N * A, B), say, are then no less sound than one. If one of the two is a
+        batch axis of a matrix product, both count as such.
+        """
+        size = self.sizes[axis]
+        self._link(Link(axis, hub, np.arange(size), layout.digit(size), site))
+        self._lay_out(axis, [layout])
+        for one, other in ((axis, hub), (hub, axis)):
+            self._held[self.root(one)].append(other)
+        for root in {self.root(axis), self.root(hub)} & self._head_roots:
+            self._mark_heads(root)
+
+    def _mark_heads(self, root: int) -> None:
+        """Counts a class, and what it holds or is held by, as batch axes of a matrix product."""
+        waiting = [root]
+        while waiting:
+            root = waiting.pop()
+            self._head_roots.add(root)
+            self._hinted.update(self._hinting.get(root, ()))
+            held = {self.root(axis) for axis in self._held.get(root, ())}
+            waiting += held - self._head_roots
+
+    def _lay_out(self, axis: int, layouts: Sequence[Layout]) -> None:
+        known = self.layouts.setdefault(self.root(axis), [])
+        totals = self.sizes[axis], self.later[axis]
+        for layout in layouts:
+            if layout not in known:
+                if not all(agree(layout, other, totals) for other in known):
+                    self.pin(axis, None, _TWO_WAYS, self.moving[axis])
+                known.append(layout)
+
+    def kept_later(self, axis: int, keep: Flags) -> Flags:
+        """bool[later size]: what stays of an axis under the second binding, given ``keep`` under
+        the first."""
+        if axis not in self.moving:
+            return keep
+        total = self.later[axis]
+        layouts = self.layouts.get(self.root(axis))
+        return layouts[0].kept(keep, total) if layouts else np.ones(total, np.bool_)
+
+    def _link(self, link: Link) -> None:
+        self.links.append(link)
+        a, b = link.a, link.b
         for end in (a, b):
             self._linked[self.root(end)].append(link)
         for end in (a, b):
@@ -137,7 +197,9 @@ class Coupling:
                 self._queue.append((end, (link,)))
 
     def pin(self, axis: int, index: Indices | None, reason: str, site: int) -> None:
-        """Pins coordinates of an axis (all when ``index`` is None)."""
+        """Pins coordinates of an axis (all when ``index`` is None or the axis moves)."""
+        if axis in self.moving:
+            index = None
         self.pins.append(Pin(axis, index, reason, site))
         self._pin(axis, index)
 
@@ -151,6 +213,10 @@ class Coupling:
         self._spread()
         return self._pinned.get(self.root(axis))
 
+    def linked(self, root: int) -> list[Link]:
+        """The links by index at a class."""
+        return self._linked.get(root, [])
+
     # -- spreading pins -----------------------------------------------------------------------
 
     def _merge(self, a: int, b: int) -> None:
@@ -161,16 +227,17 @@ class Coupling:
         self._parent[b] = a
         moved = self._linked.pop(b, [])
         self._linked[a].extend(moved)
-        self._ties.pop(b, None)
         if a in self._full:
             self._stirred.update(self._needing.get(b, ()))
-        if (a in self._head_roots) != (b in self._head_roots):
-            self._hinted.update(self._hinting.get(b if a in self._head_roots else a, ()))
-            self._head_roots.discard(b)
-            self._head_roots.add(a)
-        for concerned in (self._needing, self._hinting):
+        for concerned in (self._needing, self._hinting, self._held):
             if b in concerned:
                 concerned[a] += concerned.pop(b)
+        if (a in self._head_roots) != (b in self._head_roots):
+            self._head_roots.discard(b)
+            self._mark_heads(a)
+        layouts = self.layouts.pop(b, None)
+        if layouts:
+            self._lay_out(a, layouts)
         flags_a, flags_b = self._pinned.get(a), self._pinned.pop(b, None)
         self._full.discard(b)
         if flags_a is not None and moved:  # what a already had must reach b's old links
@@ -213,12 +280,21 @@ class Coupling:
 
         Alternatives that need a pinned axis are out. Choices with one alternative left are
         taken first, since each pins further axes; then those with a batch axis of a matrix
-        product (unless ``prefer`` is "largest"), then the rest in order of the nodes, each for
-        the alternative that leaves most units.
+        product, then the rest in order of the nodes, together with the open choices next to
+        them, for the combination that leaves most units (see `Scene`). Where an alternative
+        follows such a batch axis, it is preferred, or with ``prefer`` "head-dim" the others are.
         """
+        factored = {
+            self.root(axis)
+            for choice in self.choices
+            for alternative in choice.alternatives
+            for axis in alternative.needs
+            if axis in self.moving
+        }
+        self._pin_moving(factored)
         self._open = set(range(len(self.choices)))
         self._stirred = set(self._open)
-        self._head_roots = {self.root(axis) for axis in self.heads if prefer == "heads"}
+        self._head_roots = {self.root(axis) for axis in self.heads}
         for number, choice in enumerate(self.choices):
             for alternative in choice.alternatives:
                 for axis in alternative.needs:
@@ -230,13 +306,21 @@ class Coupling:
         for first in range(len(self.choices)):
             self._take_forced()
             while first in self._open:
-                batch = sorted(self._hinted & self._open) or [first]
+                hinted = sorted(self._hinted & self._open)
                 self._hinted.clear()
-                self._open.difference_update(batch)
-                for number in batch:
-                    self._take_best(self.choices[number], prefer)
+                for number in hinted:
+                    self._take_best(Scene(self, number, lambda _: ()), prefer)
+                if not hinted:
+                    self._take_best(Scene(self, first, self._neighbours), prefer)
                 self._take_forced()
+        self._pin_moving(self.layouts.keys())
         self._spread()
+
+    def _pin_moving(self, factored: Collection[int]) -> None:
+        """Pins the moving axes whose classes hold no static factor that may carry."""
+        for axis, site in self.moving.items():
+            if self.root(axis) not in factored:
+                self.pin(axis, None, MOVES, site)
 
     def _possible(self, choice: Choice) -> list[Alternative]:
         return [a for a in choice.alternatives if not any(map(self.is_pinned, a.needs))]
@@ -264,17 +348,28 @@ class Coupling:
             else:
                 choice.otherwise()
 
-    def _take_best(self, choice: Choice, prefer: str) -> None:
-        possible = self._possible(choice)
-        if not possible:
-            choice.otherwise()
-            return
+    def _neighbours(self, root: int) -> list[int]:
+        """The first open choices that a full pin of the class would concern."""
+        numbers = self._needing.get(root, [])
+        if numbers and numbers[0] not in self._open:
+            numbers[:] = [number for number in numbers if number in self._open]
+        return [number for number in numbers[: 4 * WINDOW] if number in self._open]
 
-        def preference(a: Alternative) -> tuple[int, bool, bool, int]:
-            units = min((self._count_units(axis, digit) for axis, digit in a.digits), default=1)
-            return a.rank, units > 1, self._is_hinted(a), units
-
-        self._take(choice, max(possible, key=preference) if len(possible) > 1 else possible[0])
+    def _take_best(self, scene: Scene, prefer: str) -> None:
+        """Decides the choices of a scene; only the nearer half when it does not hold all."""
+        choices = [self.choices[number] for number in scene.numbers]
+        picks = scene.best(
+            [self._possible(choice) for choice in choices],
+            lambda alternative: self._is_hinted(alternative) == (prefer == "heads"),
+        )
+        count = len(picks) if scene.whole else (len(picks) + 1) // 2
+        for number, choice, pick in list(zip(scene.numbers, choices, picks, strict=True))[:count]:
+            if pick is None and number == scene.numbers[0]:
+                self._open.discard(number)
+                choice.otherwise()
+            elif pick is not None and pick in self._possible(choice):
+                self._open.discard(number)
+                self._take(choice, pick)
 
     def _take(self, choice: Choice, alternative: Alternative) -> None:
         self.carriers[choice.site] = alternative.name
@@ -282,41 +377,3 @@ class Coupling:
 
     def _is_hinted(self, alternative: Alternative) -> bool:
         return any(self.root(axis) in self._head_roots for axis in alternative.hint)
-
-    def _count_units(self, axis: int, digit: Indices) -> int:
-        """How many units an axis would fall into, given ``digit`` and the links it has already."""
-        root, size = self.root(axis), self.sizes[axis]
-        done, labels = self._ties.get(root, (0, np.arange(size)))
-        links = self._linked.get(root, [])
-        if done < len(links):
-            ties = [(np.arange(size), labels), *(self._side(root, link) for link in links[done:])]
-            labels = _components(size, ties)
-            self._ties[root] = len(links), labels
-        if links:
-            digit = _components(size, [(np.arange(size), labels), (np.arange(size), digit)])
-        return int(np.unique(digit).size)
-
-    def _side(self, root: int, link: Link) -> tuple[Indices, Indices]:
-        """A link as seen from one of its classes: coordinates there, coordinates at the far end."""
-        assert link.a_index is not None and link.b_index is not None
-        if self.root(link.a) == root:
-            return link.a_index, link.b_index
-        return link.b_index, link.a_index
-
-
-def _components(size: int, ties: Sequence[tuple[Indices, Indices]]) -> Indices:
-    """The component of each of ``size`` coordinates; (mine, other) ties all ``mine[k]`` with the
-    same ``other[k]``."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    rows, columns, base = [], [], size
-    for mine, other in ties:
-        rows.append(mine)
-        columns.append(base + other)
-        base += int(other.max(initial=-1)) + 1
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    graph = coo_array((np.ones(row.size, np.int8), (row, column)), shape=(base, base))
-    labels = connected_components(graph, directed=False)[1][:size]
-    result: Indices = np.unique(labels, return_inverse=True)[1].astype(np.int64)
-    return result

@@ -23,21 +23,21 @@ class RewriteError(TargetError):
 
 
 class Patcher:
-    """Edits one graph. ``values`` maps all names of the graph to its values; it is kept up."""
+    """Edits a model. ``values`` maps the names of all its graphs to their values; it is kept up.
+    New constants stand in the main graph, where every subgraph sees them."""
 
     def __init__(self, model: oir.Model, values: dict[str, oir.Value]) -> None:
         self.graph = model.graph
         self.values = values
         # Before IR version 4 an initializer is an input of the model as well.
         self._as_nodes = (model.ir_version or 4) < 4
-        self._taken = _subgraph_names(self.graph)
         self._copies: dict[str, int] = {}
         self._abandoned: list[oir.Value] = []
 
     def new_constant(self, name: str, tensor: oir.TensorProtocol) -> oir.Value:
         """A new initializer, or Constant node where initializers would be inputs; the name gets a
         number if it is taken."""
-        name = self._free_name(name)
+        name = self.free_name(name)
         value = oir.Value(
             name=name, type=oir.TensorType(tensor.dtype), shape=oir.Shape(tensor_shape(tensor))
         )
@@ -51,9 +51,10 @@ class Patcher:
         self.values[name] = value
         return value
 
-    def _free_name(self, name: str) -> str:
+    def free_name(self, name: str) -> str:
+        """The name itself, or with a number if any graph has it."""
         unique, count = name, self._copies.get(name, 0)
-        while unique in self.values or unique in self._taken:
+        while unique in self.values:
             count += 1
             unique = f"{name}_{count}"
         self._copies[name] = count
@@ -77,14 +78,20 @@ class Patcher:
             node.replace_input_with(index, self.new_constant(label, tensor))
         else:
             assert old is not None
-            if node.graph is not self.graph:
-                raise RewriteError(
-                    f"node '{node_label(node)}': control flow uses the dynamic size '{old.name}',"
-                    " which changes; keep its channels with --protect"
-                )
             node.replace_input_with(index, self._patch_entries(node, old, need, given))
         if old is not None:
             self._abandoned.append(old)
+
+    def correct(self, value: oir.Value, need: list[Array], given: list[Array]) -> None:
+        """Makes ``value``, which is not known before the run, ``need`` for all that read it."""
+        uses, producer = tuple(value.uses()), value.producer()
+        assert producer is not None and producer.graph is not None
+        anchor = oir.node("Identity", [value])
+        producer.graph.insert_after(producer, anchor)
+        corrected = self._patch_entries(anchor, value, need, given)
+        producer.graph.remove(anchor, safe=True)
+        for use in uses:
+            use.node.replace_input_with(use.idx, corrected)
 
     def _patch_entries(
         self, node: oir.Node, old: oir.Value, need: list[Array], given: list[Array] | None
@@ -139,12 +146,13 @@ class Patcher:
     def _insert(self, node: oir.Node, op: str, value: oir.Value, constant: Array) -> oir.Value:
         base = f"{value.name}_{op.lower()}"
         operand = self.new_constant(f"{base}_by", oir.Tensor(constant))
-        name = self._free_name(base)
+        name = self.free_name(base)
         inserted = oir.node(op, [value, operand], name=name)
         output = inserted.outputs[0]
         output.name, output.type, output.shape = name, value.type, value.shape
         self.values[name] = output
-        self.graph.insert_before(node, inserted)
+        assert node.graph is not None
+        node.graph.insert_before(node, inserted)
         return output
 
     def drop_abandoned(self) -> None:
@@ -156,11 +164,11 @@ class Patcher:
             node = value.producer()
             if node is None:
                 self.graph.initializers.pop(str(value.name), None)
-            elif node.graph is self.graph and not any(
+            elif node.graph is not None and not any(
                 o.uses() or o.is_graph_output() for o in node.outputs
             ):
                 sources = [v for v in node.inputs if v is not None]
-                self.graph.remove(node, safe=True)
+                node.graph.remove(node, safe=True)
                 self._abandoned += sources
 
 
@@ -180,12 +188,3 @@ def _ratio(given: Array, wanted: Array, static: bool) -> Fraction:
     pairs = zip(given, wanted, strict=True)
     ratios = {Fraction(int(w), int(g)) if g else Fraction(0) for g, w in pairs}
     return ratios.pop() if len(ratios) == 1 else Fraction(0)
-
-
-def _subgraph_names(graph: oir.Graph) -> set[str]:
-    """Names inside control flow, which a new value of the main graph must not shadow."""
-    names: set[str] = set()
-    for inner in graph.subgraphs():
-        names.update(str(v.name) for v in (*inner.inputs, *inner.initializers.values()))
-        names.update(str(o.name) for node in inner for o in node.outputs)
-    return names

@@ -31,7 +31,9 @@ class Restated:
         self._node = node
         self.wanted: dict[int, Array] = {}
         self.op_type = node.op_type
+        self.domain = node.domain
         self.opset = site.opset
+        self.inputs = len(site.inputs)
         self.outputs = len(site.outputs)
         self.carrier = rewriter.analysis.coupling.carriers.get(site.number, "")
 
@@ -93,6 +95,15 @@ class Restated:
         """An attribute that is a list of integers, or None."""
         return attribute_ints(self._node, name)
 
+    def number(self, name: str) -> float | None:
+        """A floating-point attribute, or None."""
+        attribute = self._node.attributes.get(name)
+        return None if attribute is None else attribute.as_float()
+
+    def set_float(self, name: str, value: float) -> None:
+        """Sets a floating-point attribute."""
+        self._node.attributes[name] = oir.AttrFloat32(name, value)
+
     def set_int(self, name: str, value: int) -> None:
         """Sets an integer attribute."""
         self._node.attributes[name] = oir.AttrInt64(name, int(value))
@@ -100,6 +111,16 @@ class Restated:
     def set_ints(self, name: str, values: Sequence[int]) -> None:
         """Sets an attribute that is a list of integers."""
         self._node.attributes[name] = oir.AttrInt64s(name, [int(v) for v in values])
+
+    def numbers(self, name: str) -> list[float]:
+        """An attribute that is a list of numbers; empty when it is not there."""
+        attribute = self._node.attributes.get(name)
+        return [] if attribute is None else list(attribute.value)
+
+    def set_numbers(self, name: str, values: npt.NDArray[np.generic]) -> None:
+        """Sets an attribute that is a list of numbers, of the type that it has."""
+        old = self._node.attributes[name]
+        self._node.attributes[name] = oir.Attr(name, old.type, values.tolist())
 
     def remove_attribute(self, name: str) -> None:
         """Removes an attribute, if it is there."""

@@ -20,14 +20,25 @@ import numpy as np
 import onnx_ir as oir
 
 from .analysis import Analysis, output_name
+from .boundary import (
+    correct_captured,
+    correct_outputs,
+    correct_results,
+    follow_branch,
+    replace_dead,
+)
 from .constants import constant_tensor, set_constant
 from .coupling import Flags, Indices
+from .external import release
+from .flatten import restore
+from .graphs import own_values
 from .patch import Patcher
 from .restated import Restated, Sizes
 from .roles import roles_of_axes
 from .rules.base import Operand, Site
 from .rules.registry import find_rule
 from .shapes import Array, evaluate
+from .sparse import stay_sparse
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class Copy:
-    """What was cut from one copy of a vector that several nodes shared and that now keep different
-    parts of it: ``indices`` of ``axis`` of ``tensor`` are not in ``stored_as``."""
+    """What was cut from one copy of a constant that several nodes shared and that now keep
+    different parts of it: ``indices`` of ``axis`` of ``tensor`` are not in ``stored_as``."""
 
     tensor: str
     stored_as: str
@@ -57,12 +68,14 @@ class Copy:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The rewritten model and every slice that was cut. A vector that is now stored several times
-    is in ``slices`` with what all its copies lack, and in ``copies`` with what each lacks."""
+    """The rewritten model and every slice that was cut. A constant that is now stored several times
+    is in ``slices`` with what all its copies lack, and in ``copies`` with what each lacks.
+    ``notes`` say what else a reader of the model should know."""
 
     model: oir.Model
     slices: list[Slice]
     copies: list[Copy] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def rewrite(analysis: Analysis, removed: Flags) -> Rewritten:
@@ -80,25 +93,20 @@ class _Rewriter:
         self.model = analysis.model.clone()
         self.model.meta.update(analysis.model.meta)
         self.graph = self.model.graph
-        self.values: dict[str, oir.Value] = {}
-        for value in (*self.graph.inputs, *self.graph.initializers.values()):
-            self.values[str(value.name)] = value
-        for node in self.graph:
-            for output in node.outputs:
-                if output.name:
-                    self.values[output.name] = output
+        parts = (self.graph, *self.graph.subgraphs())
+        self.values = {str(value.name): value for part in parts for value in own_values(part)}
         self.patcher = Patcher(self.model, self.values)
         self._keeps: dict[int, Flags] = {}
         self._cuts: dict[int, bool] = {}
-        self._changed: dict[str, list[Array]] = {}
-        self._sizes: set[str] = set()
+        self.changed: dict[str, list[Array]] = {}
+        self.sizes: set[str] = set()
         self._copies: list[Copy] = []
         self._types = [dict(f.types) for f in analysis.facts]
 
     def run(self) -> Rewritten:
         slices = self._slice_constants()
         self._restate_shapes()
-        protos = {output: p for p in self.analysis.skeleton.nodes for output in p.output}
+        protos = self.analysis.skeleton.protos
         for site in self.analysis.sites:
             name = output_name(site.node)
             if name:
@@ -106,10 +114,16 @@ class _Rewriter:
                 wanted = self._restate(site, node)
                 patched = self._correct_inputs(site, node, wanted)
                 self._follow(protos[name], patched)
-        self._correct_captured()
-        self._correct_outputs()
+                self._give_back(site, name)
+                if site.bodies:
+                    follow_branch(self, site)
+                    correct_results(self, site, node)
+                    replace_dead(self, site, node)
+        correct_captured(self)
+        correct_outputs(self, self.graph)
         self.patcher.drop_abandoned()
-        return Rewritten(self.model, slices, self._copies)
+        notes = restore(self.model, self.values)
+        return Rewritten(self.model, slices, self._copies, notes)
 
     # -- masks and sizes ----------------------------------------------------------------------
 
@@ -129,9 +143,21 @@ class _Rewriter:
         return self._cuts[root]
 
     def new_shape(self, operand: Operand) -> Sizes:
-        gone = [int((~self.keep(a)).sum()) for a in operand.axes]
-        shapes = [f.types[operand.name][1] for f in self.analysis.facts]
-        return np.array(shapes, np.int64).reshape(len(shapes), -1) - np.array(gone, np.int64)
+        count = len(self.analysis.facts)
+        shapes = [[int(keep.sum()) for keep in self.keeps(operand, k)] for k in range(count)]
+        return np.array(shapes, np.int64).reshape(count, -1)
+
+    def keeps(self, operand: Operand, binding: int) -> list[Flags]:
+        """For each axis, bool[size under that binding]: what stays."""
+        keeps = [self.keep(axis) for axis in operand.axes]
+        if binding == 0:
+            return keeps
+        later = self.analysis.coupling.kept_later
+        return [later(axis, keep) for axis, keep in zip(operand.axes, keeps, strict=True)]
+
+    def kept(self, operand: Operand, values: Sequence[Array]) -> list[Array]:
+        """What is left of an operand's values under every binding."""
+        return [_cut(v, self.keeps(operand, k)) for k, v in enumerate(values)]
 
     def before(self, name: str) -> list[Array] | None:
         """The original value under every binding, or None."""
@@ -188,6 +214,7 @@ class _Rewriter:
                 Copy(name, str(copy.name), axis, tuple(np.flatnonzero(~keep).tolist()))
                 for mask, copy in tensors
                 for axis, keep in enumerate(mask)
+                if any(not other[axis].all() for other, _ in tensors)
             ]
         kept_everywhere = [np.logical_or.reduce(parts) for parts in zip(*masks, strict=True)]
         set_constant(value, _sliced(tensor, tensors[0][0]))
@@ -206,7 +233,7 @@ class _Rewriter:
     def _changed_constant(self, name: str, mask: list[Flags]) -> None:
         before = self.before_constant(name)
         if before is not None:
-            self._changed[name] = [_cut(v, mask) for v in before]
+            self.changed[name] = [_cut(v, mask) for v in before]
         for types in self._types:
             dtype, _ = types[name]
             types[name] = (dtype, tuple(int(m.sum()) for m in mask))
@@ -218,9 +245,13 @@ class _Rewriter:
         return known if len(known) == len(found) else None
 
     def _node_of(self, site: Site) -> oir.Node:
-        node = self.values[output_name(site.node)].producer()
+        node = self.producer(output_name(site.node))
         assert node is not None
         return node
+
+    def producer(self, name: str) -> oir.Node | None:
+        value = self.values.get(name)
+        return None if value is None else value.producer()
 
     # -- nodes --------------------------------------------------------------------------------
 
@@ -236,8 +267,10 @@ class _Rewriter:
             value = self.values[operand.name]
             if value.shape is not None and constant_tensor(value) is None:
                 dims = [
-                    int(size) if not self.keep(axis).all() else dim
-                    for dim, size, axis in zip(value.shape, new[0], operand.axes, strict=True)
+                    dim if self.keep(axis).all() else oir.SymbolicDim(None) if moves else int(size)
+                    for dim, size, axis, moves in zip(
+                        value.shape, new[0], operand.axes, operand.dynamic, strict=True
+                    )
                 ]
                 value.shape = oir.Shape(dims)
 
@@ -260,15 +293,15 @@ class _Rewriter:
         for index in range(count):
             operand = site.input(index)
             name = operand.name if operand is not None else ""
-            if index not in wanted and (arithmetic or name not in self._numbers()):
+            if index not in wanted and (arithmetic or not self.is_number(name)):
                 continue
             before = self.before(name) if name else None
-            after = self._changed.get(name, before)
+            after = self.changed.get(name, before)
             if index in wanted:
                 need = list(wanted[index])
             else:
                 assert operand is not None and before is not None
-                need = [_cut(v, [self.keep(a) for a in operand.axes]) for v in before]
+                need = self.kept(operand, before)
             if after is not None and all(map(np.array_equal, after, need)):
                 continue
             self.patcher.patch(node, index, need, after)
@@ -280,48 +313,21 @@ class _Rewriter:
         from constants that pruning leaves alone. Arithmetic on sliced weights is data."""
         outputs = [str(o.name) for o in site.node.outputs if o.name]
         inputs = [o.name for o in site.inputs if o is not None]
+        if site.bodies:
+            return False
         source = site.node.op_type in ("Shape", "Size")
         fresh = source or (
-            any(name in self._sizes for name in inputs)
-            and not any(name in self._changed and name not in self._sizes for name in inputs)
+            any(name in self.sizes for name in inputs)
+            and not any(name in self.changed and name not in self.sizes for name in inputs)
         )
         if not fresh or any(self.before(name) is None for name in outputs):
             return False
-        self._sizes.update(outputs)
+        self.sizes.update(outputs)
         return True
 
-    def _numbers(self) -> set[str]:
-        """Values of shape arithmetic that pruning has changed."""
-        return self._sizes & self._changed.keys()
-
-    def _correct_captured(self) -> None:
-        """Sizes that control flow captures from the main graph stay what they were."""
-        for name in sorted(self._numbers()):
-            value, given, before = self.values[name], self._changed[name], self.before(name)
-            assert before is not None
-            for use in tuple(value.uses()):
-                if use.node.graph is not self.graph:
-                    self.patcher.patch(use.node, use.idx, before, given)
-
-    def _correct_outputs(self) -> None:
-        """An output of the model that is computed from sizes stays what it was."""
-        for index, value in enumerate(self.graph.outputs):
-            name, producer = str(value.name), value.producer()
-            if name not in self._sizes or name not in self._changed:
-                continue
-            given, before = self._changed[name], self.before(name)
-            assert before is not None and producer is not None
-            operand = self.analysis.operands[name]
-            need = [_cut(v, [self.keep(a) for a in operand.axes]) for v in before]
-            if all(map(np.array_equal, given, need)):
-                continue
-            node = oir.node("Identity", [value])
-            output = node.outputs[0]
-            output.name, output.type, output.shape = name, value.type, value.shape
-            value.name = f"{name}_computed"
-            self.graph.insert_after(producer, node)
-            self.graph.outputs[index] = output
-            self.patcher.patch(node, 0, need, given)
+    def is_number(self, name: str) -> bool:
+        """Whether this is a value of shape arithmetic that pruning has changed."""
+        return name in self.changed and name in self.sizes
 
     def _follow(self, proto: object, patched: dict[int, list[Array]]) -> None:
         """Evaluates a node of shape arithmetic again if anything it depends on has changed."""
@@ -331,7 +337,7 @@ class _Rewriter:
         facts = self.analysis.facts
         if not all(o in facts[0].values for o in proto.output if o) or not proto.output:
             return
-        moved = patched or any(i in self._changed for i in proto.input)
+        moved = patched or any(i in self.changed for i in proto.input)
         if proto.op_type in ("Shape", "Size"):
             moved = self._types[0].get(proto.input[0]) != facts[0].types.get(proto.input[0])
         if not moved:
@@ -339,9 +345,9 @@ class _Rewriter:
         results: list[dict[str, Array]] = []
         for k, fact in enumerate(facts):
             values = {
-                i: self._changed[i][k] if i in self._changed else fact.values[i]
+                i: self.changed[i][k] if i in self.changed else fact.values[i]
                 for i in proto.input
-                if i in self._changed or i in fact.values
+                if i in self.changed or i in fact.values
             }
             values.update({proto.input[i]: need[k] for i, need in patched.items()})
             types = {i: self._types[k][i] for i in proto.input if i in self._types[k]}
@@ -351,7 +357,20 @@ class _Rewriter:
             if all(name in r for r in results) and old is not None:
                 new = [r[name] for r in results]
                 if not all(map(np.array_equal, old, new)):
-                    self._changed[name] = new
+                    self.changed[name] = new
+
+    def _give_back(self, site: Site, name: str) -> None:
+        """Sizes that move get their original values back right behind Shape and Size: what the
+        graph goes on to compute (the batch as N * heads / heads, say) is right at every size."""
+        given, before = self.changed.get(name), self.before(name)
+        if site.node.op_type not in ("Shape", "Size") or given is None or before is None:
+            return
+        moves = (np.stack(before) != before[0]).any(axis=0)
+        need = [np.where(moves, b, g) for b, g in zip(before, given, strict=True)]
+        value = self.values[name]
+        if not value.is_graph_output() and not all(map(np.array_equal, given, need)):
+            self.patcher.correct(value, need, given)
+            self.changed[name] = need
 
 
 def _equal(a: Sequence[Flags], b: Sequence[Flags]) -> bool:
@@ -379,13 +398,16 @@ def _sliced(tensor: oir.TensorProtocol, masks: Sequence[Flags]) -> oir.TensorPro
             array = np.take(array, kept[partial[0]], axis=partial[0])
         else:
             array = array[np.ix_(*kept)]
-        return oir.Tensor(
+        release(tensor)
+        part = oir.Tensor(
             array,
             dtype=tensor.dtype,
             name=tensor.name,
             doc_string=tensor.doc_string,
             metadata_props=dict(tensor.metadata_props),
         )
+        stay_sparse(tensor, part)
+        return part
 
     if isinstance(tensor, oir.ExternalTensor):
         lazy = oir.LazyTensor(cut, tensor.dtype, shape, name=tensor.name)

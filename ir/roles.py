@@ -8,8 +8,10 @@ constant nodes state.
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
-from .analysis import Analysis
+if TYPE_CHECKING:
+    from .analysis import Analysis
 
 
 def roles_of_axes(analysis: Analysis) -> dict[int, str]:

@@ -25,6 +25,7 @@ from typing import TypeAlias
 import onnx
 import onnx_ir as oir
 
+from .maps import give_maps, restore_maps, take_maps
 from .sparse import dense_tensor, is_sparse, sparse_proto
 
 _VALUES = "secateur.value_info"
@@ -36,7 +37,10 @@ _Body: TypeAlias = "onnx.GraphProto | onnx.FunctionProto"
 def deserialize(proto: onnx.ModelProto) -> oir.Model:
     """The model of a checked proto; it may change the proto and shares its weights."""
     sparse = [[dense_tensor(s) for s in _take_sparse(body)] for body in _protos(proto)]
+    maps = [take_maps(body) for body in _protos(proto)]
     model = oir.serde.deserialize_model(proto)
+    for (graph, _), types in zip(_bodies(model, proto), maps, strict=True):
+        give_maps(graph, types)
     for (graph, _), tensors in zip(_bodies(model, proto), sparse, strict=True):
         for tensor in tensors:
             graph.initializers[str(tensor.name)].const_value = tensor
@@ -63,6 +67,7 @@ def serialize(model: oir.Model, *, sparse: bool = True) -> onnx.ModelProto:
     """
     proto = oir.serde.serialize_model(model)
     for graph, body in _bodies(model, proto):
+        restore_maps(graph, body)
         _restore_values(graph, body)
         if isinstance(body, onnx.GraphProto):
             _restore_annotations(graph, body)

@@ -4,13 +4,14 @@ Coupling rules need numbers. Symbolic dimensions are bound to numbers twice, wit
 sizes; an axis whose size moves with the binding is *dynamic*. Shapes come from ONNX's own
 inference on a skeleton of the model (large weights become typed inputs); where inference stops,
 small values (shape arithmetic) are evaluated and single nodes inferred again; what is still
-unknown is asked of ``observe``, which the runtime implements by running the model once.
+unknown is asked of ``observe``, which the runtime implements by running the model once. Subgraphs
+are followed by `control`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,8 +20,12 @@ import onnx
 import onnx_ir as oir
 
 from .constants import constant_tensor, constants, tensor_shape
+from .control import all_protos, bodies, follow, skeleton_node
 from .errors import ModelError, UsageError
+from .flatten import flatten
 from .inference import infer_shapes
+from .maps import map_type
+from .open_sizes import open_sizes
 
 Array = npt.NDArray[np.generic]
 Shape = tuple[int, ...]
@@ -46,12 +51,21 @@ class Facts:
     """What one binding of the symbolic dimensions fixes.
 
     ``types`` maps value names to (element type, shape); ``values`` holds the numpy arrays of
-    constants and of whatever can be computed from constants and shapes, up to `SMALL` elements.
+    constants and of whatever can be computed from constants and shapes, up to `SMALL` elements;
+    ``trips`` holds the number of iterations of a Loop or Scan by its first output.
+
+    Where control flow or the data leave a size open, ``split`` is set and ``look`` says what to
+    assume: 0 and 1 are two different possibilities, None leaves the size unknown. ``declared``
+    are types that the model declares, the last resort.
     """
 
     binding: Mapping[str, int]
     types: dict[str, Typed] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
+    trips: dict[str, int] = field(default_factory=dict)
+    look: int | None = 0
+    split: bool = False
+    declared: dict[str, Typed] = field(default_factory=dict)
 
 
 def symbolic_dims(model: oir.Model) -> dict[str, list[tuple[str, int]]]:
@@ -113,38 +127,52 @@ def infer_bindings(
     model can bear: what `bind_dims` returned goes in.
 
     A dimension that cannot take another size (a position table fixes it, say) counts as static.
+    Sizes that control flow or the data leave open differ between the two as well.
     """
     first = skeleton.infer(bindings[0], observe)
-    if len(bindings) == 1:
-        return [first]
-    second = skeleton.infer(bindings[1], observe)
-    if _same_ranks(first, second):
-        return [first, second]
-    moving = dict(first.binding)
-    for alone in bindings[2:]:
-        if _same_ranks(first, skeleton.infer(alone, observe)):
-            moving.update({k: v for k, v in alone.items() if v != first.binding[k]})
-    if moving == first.binding:
-        return [first]
-    second = skeleton.infer(moving, observe)
-    return [first, second] if _same_ranks(first, second) else [first]
+    if len(bindings) > 1:
+        second = skeleton.infer(bindings[1], observe, look=1)
+        if _bears(skeleton, first, second):
+            return [first, second]
+        moving = dict(first.binding)
+        for alone in bindings[2:]:
+            if _bears(skeleton, first, skeleton.infer(alone, observe, look=1)):
+                moving.update({k: v for k, v in alone.items() if v != first.binding[k]})
+        if moving != first.binding:
+            second = skeleton.infer(moving, observe, look=1)
+            if _bears(skeleton, first, second):
+                return [first, second]
+    if first.split:
+        second = skeleton.infer(bindings[0], observe, look=1)
+        if _bears(skeleton, first, second):
+            return [first, second]
+        return [skeleton.infer(bindings[0], observe, look=None)]
+    return [first]
 
 
-def _same_ranks(first: Facts, second: Facts) -> bool:
-    """Whether everything known under one binding is known, with the same rank, under another."""
+def _bears(skeleton: Skeleton, first: Facts, second: Facts) -> bool:
+    """Whether everything known under one binding is known, with the same rank, under another,
+    and no reshape gains or loses elements (inference lets that pass)."""
     return all(
         name in second.types and len(second.types[name][1]) == len(shape)
         for name, (_, shape) in first.types.items()
+    ) and all(
+        math.prod(second.types[node.input[0]][1]) == math.prod(second.types[node.output[0]][1])
+        for node in skeleton.nodes
+        if node.op_type == "Reshape" and {node.input[0], node.output[0]} <= second.types.keys()
     )
 
 
 class Skeleton:
-    """The main graph as protobuf nodes without large weights: what inference works on."""
+    """The flat model (see `flatten`) as protobuf nodes without weights: what inference works on.
+
+    ``nodes`` are those of the main graph, ``protos`` all of them by the name of each output.
+    """
 
     def __init__(self, model: oir.Model) -> None:
+        self.model = model = flatten(model)
         graph = model.graph
-        self.model = model
-        self.nodes = [oir.serde.serialize_node(n) for n in graph if n.op_type != "Constant"]
+        self.nodes = [skeleton_node(n) for n in graph if n.op_type != "Constant"]
         self.constants: dict[str, Typed] = {}
         self.small: dict[str, Array] = {}
         for value, tensor in constants(graph):
@@ -158,31 +186,40 @@ class Skeleton:
             for n in graph
             if n.op_type == "Constant" and constant_tensor(n.outputs[0]) is None
         ]
+        self.protos = {o: proto for proto in all_protos(self.nodes) for o in proto.output if o}
         self.inputs = [v for v in graph.inputs if not v.is_initializer()]
         self.opset = graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 1))
         self.functions = [oir.serde.serialize_function(f) for f in model.functions.values()]
 
-    def infer(self, binding: Mapping[str, int], observe: Observer | None = None) -> Facts:
-        """Shapes, types and small values under ``binding``. Never raises for odd nodes: what
-        cannot be known is simply absent from the result."""
-        facts = Facts(binding, values=dict(self.small))
+    def infer(
+        self,
+        binding: Mapping[str, int],
+        observe: Observer | None = None,
+        look: int | None = 0,
+    ) -> Facts:
+        """Shapes, types and small values under ``binding``; ``look`` is that of `Facts`. Never
+        raises for odd nodes: what cannot be known is simply absent from the result."""
+        facts = Facts(binding, values=dict(self.small), look=look)
         facts.types.update(self.constants)
         for value in self.inputs:
-            facts.types[str(value.name)] = self._input_type(value, binding)
+            if _is_tensor(value):
+                facts.types[str(value.name)] = self._input_type(value, binding)
         self._infer_whole(facts)
-        self._infer_nodes(facts)
-        self._use_declared(facts)
+        self.infer_nodes(self.nodes, facts)
+        facts.declared = self._declared(facts)
+        if facts.declared:
+            self.infer_nodes(self.nodes, facts)
         if observe is not None:
             missing = [o for n in self.nodes for o in n.output if o and o not in facts.types]
             if missing:
                 facts.types.update(observe(binding, missing))
-                self._infer_nodes(facts)
+                self.infer_nodes(self.nodes, facts)
         return facts
 
-    def _use_declared(self, facts: Facts) -> None:
+    def _declared(self, facts: Facts) -> dict[str, Typed]:
         """Where inference stopped, what the model itself declares is better than nothing."""
-        found = False
-        for node in self.model.graph:
+        found: dict[str, Typed] = {}
+        for node in self.model.graph.all_nodes():
             for value in node.outputs:
                 name = str(value.name)
                 if not name or name in facts.types or value.shape is None or value.dtype is None:
@@ -192,10 +229,8 @@ class Skeleton:
                     for dim in value.shape
                 ]
                 if all(dim is not None for dim in dims):
-                    facts.types[name] = (int(value.dtype), tuple(d for d in dims if d is not None))
-                    found = True
-        if found:
-            self._infer_nodes(facts)
+                    found[name] = (int(value.dtype), tuple(d for d in dims if d is not None))
+        return found
 
     def _input_type(self, value: oir.Value, binding: Mapping[str, int]) -> Typed:
         if value.shape is None or value.dtype is None:
@@ -221,6 +256,7 @@ class Skeleton:
                 graph.initializer.append(_tensor_proto(self.small[name], dtype, name))
             else:
                 graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
+        graph.input.extend(_bound(v, facts.binding) for v in self.inputs if not _is_tensor(v))
         for value in self.model.graph.outputs:
             graph.output.add(name=str(value.name))
         try:
@@ -232,15 +268,23 @@ class Skeleton:
             if typed is not None:
                 facts.types.setdefault(info.name, typed)
 
-    def _infer_nodes(self, facts: Facts) -> None:
-        for proto in self.nodes:
-            results = evaluate(proto, self.opset, facts.values, facts.types)
-            for name, array in results.items():
-                facts.values[name] = array
-                dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-                facts.types[name] = (dtype, array.shape)
-            if any(o and o not in facts.types for o in proto.output):
-                self._infer_node(proto, facts)
+    def infer_nodes(self, nodes: Iterable[onnx.NodeProto], facts: Facts) -> None:
+        """Evaluates or infers what is not known yet of these nodes' outputs, in order."""
+        for proto in nodes:
+            if bodies(proto):
+                follow(self, proto, facts)
+            else:
+                results = evaluate(proto, self.opset, facts.values, facts.types)
+                for name, array in results.items():
+                    facts.values[name] = array
+                    dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                    facts.types[name] = (dtype, array.shape)
+                if any(o and o not in facts.types for o in proto.output):
+                    self._infer_node(proto, facts)
+                    open_sizes(proto, facts)
+            for name in proto.output if facts.declared else ():
+                if name in facts.declared:
+                    facts.types.setdefault(name, facts.declared[name])
 
     def _infer_node(self, proto: onnx.NodeProto, facts: Facts) -> None:
         if any(i and i not in facts.types for i in proto.input):
@@ -315,6 +359,26 @@ def _evaluate_shape(proto: onnx.NodeProto, types: Mapping[str, Typed]) -> dict[s
         return {proto.output[0]: np.array(math.prod(shape), np.int64)}
     bounds = {a.name: a.i for a in proto.attribute}
     return {proto.output[0]: np.array(shape[bounds.get("start", 0) : bounds.get("end")], np.int64)}
+
+
+def _bound(value: oir.Value, binding: Mapping[str, int]) -> onnx.ValueInfoProto:
+    """A sequence or optional, its symbolic dimensions as numbers."""
+    info = oir.serde.serialize_value(value)
+    info.type.MergeFrom(map_type(value) or onnx.TypeProto())
+    kind = info.type
+    while kind.WhichOneof("value") in ("sequence_type", "optional_type"):
+        kind = getattr(kind, kind.WhichOneof("value")).elem_type
+    for axis, dim in enumerate(kind.tensor_type.shape.dim):
+        if not dim.HasField("dim_value"):
+            dim.dim_value = binding[dim.dim_param or f"{value.name}.{axis}"]
+    return info
+
+
+def _is_tensor(value: oir.Value) -> bool:
+    """False for sequences, optionals and maps; what has no type at all is taken for a tensor."""
+    if map_type(value) is not None:
+        return False
+    return value.type is None or isinstance(value.type, oir.TensorType)
 
 
 def _typed(kind: onnx.TypeProto) -> Typed | None:

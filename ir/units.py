@@ -68,7 +68,7 @@ def form_units(analysis: Analysis, weights_only: bool) -> None:
     owned = np.zeros(count, np.bool_)
     for weight in analysis.weights:
         if len(weight.axes) > 1:
-            continue  # cut per use: such a copy goes with a unit, but makes none worth removing
+            continue  # cut for each use: it goes with a unit, but makes none worth removing
         for axis in weight.axes[0]:
             k = number.get(coupling.root(axis))
             if k is not None:

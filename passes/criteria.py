@@ -20,7 +20,7 @@ from ..ir.errors import ModelError, UsageError
 from ..ir.external import release
 from ..ir.registry import Registry, one_line
 from ..ir.roles import roles_of_axes
-from ..ir.rules.base import attribute_int
+from .stored_weights import numbers
 
 Scores = npt.NDArray[np.float64]
 Criterion = Callable[[Analysis], Scores]
@@ -46,14 +46,13 @@ def _sums(analysis: Analysis, power: Callable[[Scores], Scores]) -> Scores:
     total, other = (np.zeros(analysis.unit_count) for _ in range(2))
     owned = np.zeros(analysis.unit_count, np.bool_)
     roles = roles_of_axes(analysis)
-    values = {str(v.name): v for v in analysis.model.graph.initializers.values()}
-    values |= {str(o.name): o for n in analysis.model.graph for o in n.outputs}
+    values = {str(v.name): v for v, _ in constants(analysis.model.graph)}
     for weight in analysis.weights:
         owning = _owned_axes(analysis, weight, roles)
         if not owning:
             continue
         with np.errstate(over="ignore"):  # an infinite score is refused later
-            powers = power(_numbers(values[weight.name]))  # large: read and raised once
+            powers = power(numbers(values[weight.name]))  # large: read and raised once
         for axis, role, units in owning:
             others = tuple(k for k in range(powers.ndim) if k != axis)
             sums = powers.sum(axis=others, dtype=np.float64)
@@ -77,48 +76,10 @@ def _owned_axes(
     return found
 
 
-def _numbers(value: oir.Value) -> Scores:
-    """What a constant stands for: its own numbers, or those that it is dequantised to."""
-    array = _constant(value)
-    assert array is not None
-    for node, index in value.uses():
-        if node.op_type != "DequantizeLinear" or index != 0:
-            continue
-        scale, zero = (_constant(v) for v in (*node.inputs[1:], None)[:2])
-        if zero is not None:
-            array = array - _spread(zero, array.shape, node)
-        return array if scale is None else array * _spread(scale, array.shape, node)
-    return array
-
-
-def _spread(parameter: Scores, shape: tuple[int, ...], node: oir.Node) -> Scores:
-    """A scale or zero point (per tensor, axis or block) as it meets a tensor of ``shape``."""
-    axis = attribute_int(node, "axis", 1) if len(shape) > 1 else 0
-    block = attribute_int(node, "block_size", 0)
-    if parameter.size == 1:
-        return parameter.reshape(())
-    if block:
-        return np.repeat(parameter, block, axis).take(range(shape[axis]), axis)
-    target = [1] * len(shape)
-    target[axis] = parameter.size
-    return parameter.reshape(target)
-
-
 def _tensor(value: oir.Value) -> oir.TensorProtocol:
     tensor = constant_tensor(value)
     assert tensor is not None
     return tensor
-
-
-def _constant(value: oir.Value | None) -> Scores | None:
-    tensor = None if value is None else constant_tensor(value)
-    return None if tensor is None else _float(np.asarray(tensor.numpy()))
-
-
-def _float(array: npt.NDArray[np.generic]) -> Scores:
-    """Narrow and integer types as float32; the rest as it is."""
-    kind = np.float64 if array.dtype == np.float64 else np.float32
-    return array.astype(kind, copy=False)
 
 
 def _check(name: str, loaded: object) -> Criterion:

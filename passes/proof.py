@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as oir
 
+from ..ir.flatten import flatten
 from ..ir.masks import Compaction, Mask
 from ..ir.shapes import Facts, bind_dims
 from .base import PassContext
@@ -40,24 +41,30 @@ def prove(
     """The certificate of a removal, at all bindings that ``facts`` hold.
 
     ``removed`` are slices of the tensors of ``source`` (default: ``original``) to repeat it with.
-    Raises CertificateError when a model does not run.
+    Points and slices name what they do in the flat form of these models (see
+    `secateur.ir.flatten`), which must compute what the models as written do. Raises
+    CertificateError when a model does not run.
     """
     from ..runtime.certificate import certify
     from ..runtime.runnable import runnable
 
+    bindings = [f.binding for f in facts]
+
     def progress(done: int, total: int) -> None:
         context.progress("certify", done / max(total, 1))
 
-    models = (original, result) if source is None else (original, result, source)
-    with runnable(*models) as (before, after, *others):
+    flat = flatten(original)
+    others = {} if source is None else {"source": flatten(source)}
+    others |= {} if flat is original else {"written": original}
+    with runnable(flat, result, *others.values()) as (before, after, *rest):
         return certify(
             before,
             after,
             points.masks,
             points.compactions,
             removed=removed,
-            source=others[0] if others else None,
-            bindings=[f.binding for f in facts],
+            **dict(zip(others, rest, strict=True)),
+            bindings=[b for k, b in enumerate(bindings) if b not in bindings[:k]],
             spare=spare_bindings(original, facts),
             seeds=tuple(range(context.seed, context.seed + SEEDS)),
             calibration=context.calibration,

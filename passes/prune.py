@@ -38,6 +38,7 @@ class Pruning:
     after: Costs
     seconds: dict[str, float] = field(default_factory=dict)
     copies: list[Copy] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Prune(Pass):
                 costs.costs(removed),
                 clock,
                 rewritten.copies,
+                rewritten.notes,
             )
         with _phase("certify", clock, context):
             points = Points(masks, compactions)
@@ -137,7 +139,7 @@ def prove_slices(
 ) -> Certificate:
     """The certificate of a rewriting. Raises CertificateError when a model does not run."""
     removed = [(s.tensor, s.axis, s.indices) for s in rewritten.slices]
-    return prove(analysis.model, rewritten.model, points, analysis.facts, context, removed=removed)
+    return prove(analysis.source, rewritten.model, points, analysis.facts, context, removed=removed)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from ..ir.errors import DataError
 from .session import Array, one_line
-from .signature import fed_inputs, input_shape
+from .signature import fed_inputs, input_shape, is_sequence
 
 # Calibration files larger than this, unpacked, are refused before anything is read.
 CALIBRATION_LIMIT = 8 * 2**30
@@ -39,6 +39,9 @@ def load_calibration(
         _check_names(arrays, names, label)
     else:
         arrays = _read(Path(source), names)
+    for value in fed_inputs(model):
+        if is_sequence(value):
+            raise DataError(f"{label}: input {value.name!r} is a sequence, which no array can feed")
     shapes = {value.name: input_shape(value) for value in fed_inputs(model)}
     extra = {arrays[name].ndim - len(shape) for name, (_, shape) in shapes.items()}
     if extra not in ({0}, {1}):

@@ -15,13 +15,24 @@ import onnx
 from ..ir.errors import CertificateError, SecateurError
 from ..ir.masks import Compaction, Mask
 from .calibration import CALIBRATION_SAMPLES, calibration_feeds
-from .compare import Comparison, LabelledFeed, Progress, Run, compare_models, named
+from .compare import (
+    Comparison,
+    LabelledFeed,
+    Progress,
+    Run,
+    compare_models,
+    is_quantised,
+    named,
+    rounds,
+)
 from .inputs import random_feed
-from .masked import masked_model, zeroed_model
+from .masked import masked_model
 from .runnable import is_large, runner
 from .session import Array
 from .signature import Types
 from .unrounded import unrounded
+from .widened import uses_bfloat16
+from .zeroed import zeroed_model
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ def certify(
     *,
     removed: Iterable[tuple[str, int, Sequence[int]]] | None = None,
     source: onnx.ModelProto | None = None,
+    written: onnx.ModelProto | None = None,
     bindings: Sequence[Mapping[str, int]] = ({},),
     spare: Sequence[Mapping[str, int]] = (),
     seeds: Sequence[int] = (0, 1, 2),
@@ -86,7 +98,8 @@ def certify(
     A quantised model is compared a second time with the rounding of its activations taken out
     (see `secateur.runtime.unrounded`), at the tolerance of floats. ``calibration`` is what
     `load_calibration` returned (up to 64 samples are used). ``removed`` lists slices of stored
-    tensors for `zeroed_model`, of ``source`` if that is another model than ``original``. A pruned
+    tensors for `zeroed_model`, of ``source`` if that is another model than ``original``.
+    ``written`` is the model that ``original`` was derived from: it must compute the same. A pruned
     model that computes something else gives a certificate that is not ``ok``; CertificateError is
     raised when a model cannot run at all, and names the remedy.
     """
@@ -115,9 +128,14 @@ def certify(
         result = compare_models(masked, pruned, feeds, threads=threads, progress=progress)
     result = result.joined(_compare_unrounded(masked, pruned, feeds, threads))
     del masked
+    if written is not None:
+        labelled = [(f"{label}, as written", feed) for label, feed in feeds]
+        result = result.joined(compare_models(written, original, labelled, threads=threads))
     notes += [
         f"output {name!r} never held a finite number: it proves nothing" for name in result.unproven
     ]
+    if uses_bfloat16(original):
+        notes.append("bfloat16 was computed as float32, for which ONNX Runtime has kernels")
     notes += [f"output {name!r} was the same on every feed" for name in result.constant]
     replay = None
     if removed is not None and not is_large(original):
@@ -148,13 +166,16 @@ def _compare_unrounded(
     feeds: Sequence[LabelledFeed],
     threads: int,
 ) -> Comparison | None:
-    """Both models without the rounding of activations; None if there is none to take out."""
-    plain = unrounded(masked)
-    if plain is None:
+    """Both models without the rounding of activations; None if there is none to take out.
+
+    Without graph optimisation, which would bring rounding back.
+    """
+    if not is_quantised(masked):
         return None
-    other = unrounded(pruned)
+    plain, other = unrounded(masked) or masked, unrounded(pruned) or pruned
     labelled = [(f"{label}, unrounded", feed) for label, feed in feeds]
-    return compare_models(plain, other or pruned, labelled, threads=threads)
+    left = rounds(plain) or rounds(other)
+    return compare_models(plain, other, labelled, threads=threads, levels=["off"], quantised=left)
 
 
 def _random_batch(

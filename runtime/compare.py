@@ -122,16 +122,18 @@ def compare_models(
     threads: int = 0,
     cap: float | None = None,
     levels: Sequence[str] = ("off", "on"),
+    quantised: bool | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run both models on every labelled feed and hold them to the module's tolerance.
 
-    ``cap`` replaces the cap on the noise; ``levels`` are the optimisation levels to run at.
+    ``cap`` replaces the cap on the noise; ``levels`` are the optimisation levels to run at;
+    ``quantised`` says whether activations are rounded (default: `is_quantised`).
     ``progress`` gets (done, total) model runs. Sessions are built once per model and level, one
     at a time. Raises CertificateError when a model does not load or run, or when their outputs
     have different names.
     """
-    quantised = is_quantised(reference)
+    quantised = is_quantised(reference) if quantised is None else quantised
     limit = cap if cap is not None else _cap(reference, quantised)
     total, done = 2 * len(levels) * len(feeds), 0
 
@@ -205,14 +207,30 @@ def _perturbed_run(again: Runner, feed: Feed, index: int, quantised: bool) -> di
 def is_quantised(model: onnx.ModelProto) -> bool:
     """Whether activations are rounded to quantisation steps while the model runs.
 
-    ONNX Runtime may do so for 4-bit weights too, inside MatMulNBits.
+    ONNX Runtime's optimisation does so where weights are dequantised for a matrix product, too.
     """
-    if any(tensor.data_type in (TensorProto.INT4, TensorProto.UINT4) for tensor in _stored(model)):
-        return True
-    names = ("QLinear", "QGemm", "QAttention", "QuantizeLinear", "DynamicQuantize", "MatMulNBits")
-    return any(
-        node.op_type.startswith(names) or "Integer" in node.op_type for node in _nodes(model)
-    )
+    return rounds(model) or any(node.op_type == "DequantizeLinear" for node in _nodes(model))
+
+
+def rounds(model: onnx.ModelProto) -> bool:
+    """Whether an operator of the model rounds activations to steps.
+
+    MatMulNBits does unless it is told to compute in floats. DynamicQuantizeLinear does not where
+    nothing but the scale is used.
+    """
+    names = ("QLinear", "QGemm", "QAttention", "QMoE", "QOrdered", "QuantizeLinear")
+    read = {name for node in _nodes(model) for name in node.input}
+    read.update(value.name for value in model.graph.output)
+    for node in _nodes(model):
+        if node.op_type == "MatMulNBits":
+            if not any(a.name == "accuracy_level" and a.i == 1 for a in node.attribute):
+                return True
+        elif node.op_type == "DynamicQuantizeLinear":
+            if node.output[0] in read:
+                return True
+        elif node.op_type.startswith((*names, "DynamicQuantize")) or "Integer" in node.op_type:
+            return True
+    return False
 
 
 def _stored(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -112,7 +112,8 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of a model at the first binding of its symbolic dimensions.
+    """Costs of a model at the first binding of its symbolic dimensions. The body of a loop counts
+    its multiply-accumulates once for every iteration where their number is known, else once.
 
     ``weight_bytes`` counts all constants; ``peak_activation_bytes`` is the largest sum of
     values alive at once when nodes run in order and nothing is computed in place.
@@ -174,7 +175,7 @@ class CostModel:
         )
 
     def _elements(self, weight: Weight, removed: Flags | None) -> int:
-        """Elements of a weight; a vector whose uses keep different parts is stored for each."""
+        """Elements of a weight; a constant whose uses keep different parts is stored for each."""
         if removed is None:
             return math.prod(weight.shape)
         analysis = self.analysis
@@ -240,10 +241,14 @@ class CostModel:
         ends: dict[int, list[str]] = {}
         for name, step in last.items():
             ends.setdefault(step, []).append(name)
-        alive = sum(bytes_of.get(str(v.name), 0) for v in graph.inputs)
+        begun = {str(v.name) for v in graph.inputs}
+        alive = sum(bytes_of.get(name, 0) for name in begun)
         live = []
         for step, site in enumerate(self.analysis.sites):
-            alive += sum(bytes_of.get(o.name, 0) for o in site.outputs if o is not None)
+            # A body's inputs begin where they are read first.
+            named = {o.name for o in (*site.inputs, *site.outputs) if o is not None} - begun
+            begun |= named
+            alive += sum(bytes_of.get(name, 0) for name in named)
             live.append(alive)
             alive -= sum(bytes_of.get(name, 0) for name in ends.get(step, ()))
         return live

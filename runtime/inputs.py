@@ -17,18 +17,31 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..ir.errors import ModelError, UsageError
 from .session import Array
-from .signature import SMALL, Types, constant_tensor, fed_inputs, input_shape, value_types
+from .signature import (
+    SMALL,
+    Types,
+    constant_tensor,
+    fed_inputs,
+    input_shape,
+    is_sequence,
+    value_types,
+)
 
 _MOVES = {
     *("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Slice", "Flatten"),
     *("Expand", "Tile", "Split", "Gather", "GatherElements", "GatherND", "Floor", "Round"),
+    *("SequenceAt", "OptionalGetElement"),
 }
+_MOST_ITERATIONS = 6
+SEQUENCE = 3
+"""The length of random sequences."""
 _WORDS = ("a", "b", "pruning", "Zürich")
 
 
 def random_feed(model: onnx.ModelProto, dims: Mapping[str, int], seed: int) -> dict[str, Array]:
     """A random feed with the symbolic dimensions bound to ``dims``; same seed, same feed.
 
+    A sequence has `SEQUENCE` elements, fed as ``name[0]``, ``name[1]``…; an optional is there.
     Floats are standard normal, 8-bit integers use their whole range (they are quantised data or
     pictures), other integers are valid indices where they index something and 0 or 1 elsewhere.
     Raises UsageError when a dimension is not bound, ModelError as `input_shape` does.
@@ -39,7 +52,13 @@ def random_feed(model: onnx.ModelProto, dims: Mapping[str, int], seed: int) -> d
         element, shape = input_shape(value)
         sizes = _bound(value.name, shape, dims)
         rng = np.random.default_rng([seed, position])
-        feed[value.name] = _random(rng, element, sizes, bounds.get(value.name), value.name)
+        if element == TensorProto.BOOL and sizes in ((), (1,)):
+            # A condition: a few seeds must see both branches.
+            feed[value.name] = np.full(sizes, (seed + position) % 2 == 0)
+            continue
+        names = [f"{value.name}[{k}]" for k in range(SEQUENCE)]
+        for name in names if is_sequence(value) else [value.name]:
+            feed[name] = _random(rng, element, sizes, bounds.get(value.name), value.name)
     return feed
 
 
@@ -96,7 +115,7 @@ def index_bounds(model: onnx.ModelProto, dims: Mapping[str, int]) -> dict[str, t
         if math.prod(tensor.dims) <= SMALL and tensor.data_location != TensorProto.EXTERNAL
     }
     bounds: dict[str, tuple[int, int]] = {}
-    for node in _all_nodes(model.graph):
+    for node in _all_nodes(model.graph, traced):
         tensor = constant_tensor(node)
         if tensor is not None and math.prod(tensor.dims) <= SMALL:
             constants[node.output[0]] = numpy_helper.to_array(tensor)
@@ -112,12 +131,20 @@ def index_bounds(model: onnx.ModelProto, dims: Mapping[str, int]) -> dict[str, t
     return bounds
 
 
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes in order, those of subgraphs in front of the node that owns them."""
+def _all_nodes(
+    graph: onnx.GraphProto, traced: dict[str, list[_Shifted]]
+) -> Iterator[onnx.NodeProto]:
+    """The nodes in order, those of subgraphs in front of the node that owns them. What the body
+    of a loop is given is ``traced`` to the loop's own inputs."""
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _all_nodes(attribute.g)
+                # The last operands correspond. An iteration's number is below the count, which
+                # in a Loop stands at the same place.
+                pairs = zip(node.input[::-1], attribute.g.input[::-1], strict=False)
+                for name, inner in pairs if node.op_type in ("Loop", "Scan") else ():
+                    traced.setdefault(inner.name, traced.get(name, []))
+                yield from _all_nodes(attribute.g, traced)
         yield node
 
 
@@ -181,6 +208,8 @@ def _indexed(
         yield 0, int(constants[node.input[1]].max())
     elif op in ("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"):
         yield from ((1, n) for n in size(0, 1))
+    elif op == "Loop":
+        yield 0, _MOST_ITERATIONS
     elif op == "EmbedLayerNormalization":
         for number, table in ((0, 2), (1, 4), (8, 3)):
             if number < len(node.input):

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..ir.errors import ModelError
 from ..ir.masks import Compaction, Mask
 from .signature import Types, value_types
+from .zero_points import ZERO_POINTS, zero_axis
 
 Scope: TypeAlias = "onnx.GraphProto | onnx.FunctionProto"
 Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
@@ -36,18 +37,6 @@ _MULTIPLIED: dict[int, int] = {
 _CHOICE = ("FLOAT", "DOUBLE", "FLOAT16", "INT32", "INT64", "INT8", "UINT8")
 _SELECTED = {TensorProto.DataType.Value(name) for name in _CHOICE}
 _NO_ZERO = {TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128}
-
-# Operand -> its zero point: a quantised operand is zero where it equals its zero point.
-_ZERO_POINTS: dict[str, dict[int, int]] = {
-    "QLinearConv": {0: 2, 3: 5},
-    "QLinearMatMul": {0: 2, 3: 5},
-    "ConvInteger": {0: 2, 1: 3},
-    "MatMulInteger": {0: 2, 1: 3},
-    "QGemm": {0: 2, 3: 5},
-    "MatMulIntegerToFloat": {0: 4, 1: 5},
-    "DynamicQuantizeMatMul": {1: 3},
-    "QAttention": {0: 6, 1: 7},
-}
 
 
 @dataclass
@@ -65,6 +54,7 @@ class _Emitter:
 
     opset: int
     used: set[str]
+    stored: dict[str, TensorProto] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
 
     def fresh(self, stem: str) -> str:
@@ -94,15 +84,25 @@ class _Emitter:
     def zero(
         self, value: str, element: int, keep: Bools, fill: str = "", select: bool = False
     ) -> str:
-        """``value`` where ``keep`` (it broadcasts), else zero, or else the scalar ``fill``."""
+        """``value`` where ``keep`` (it broadcasts), else zero, or else the scalar ``fill``.
+
+        What is stored is multiplied here and now: some kernels prepare constant weights, and
+        compute differently where anything that belongs to them is not constant.
+        """
         stem = f"{value}/masked"
+        tensor = self.stored.get(value)
+        if tensor is not None and not fill:
+            name = self.constant(numpy_helper.to_array(tensor) * keep, stem)
+            self.stored[name] = self.nodes[-1].attribute[0].t
+            return name
         if element in _NO_ZERO:
             raise ModelError(f"cannot mask {value!r}: its element type has no zero to multiply by")
-        direct = self.opset >= _MULTIPLIED.get(element, 99) and not fill
+        selected = self.opset >= 9 and element in _SELECTED
+        direct = selected if fill else self.opset >= _MULTIPLIED.get(element, 99)
         work = element if direct else TensorProto.FLOAT
         source = value if direct else self.add("Cast", [value], stem, to=work)
         dtype = helper.tensor_dtype_to_np_dtype(work)
-        fill = fill and self.add("Cast", [fill], stem, to=work)
+        fill = fill if direct or not fill else self.add("Cast", [fill], stem, to=work)
         if fill or (select and self.opset >= 9 and work in _SELECTED):
             other = fill or self.constant(np.zeros((), dtype), stem)
             result = self.add("Where", [self.constant(keep, stem), source, other], stem)
@@ -130,11 +130,11 @@ def masked_model(
     if not plans:
         return masked
     known = _Known(original, types or {})
-    used = {name for scope, _ in _scopes(masked) for name in _names(scope)}
+    used = {name for scope, _ in scopes(masked) for name in _names(scope)}
     done: set[str] = set()
     for bodies in (False, True):  # a function's names are its own: those of the graph go first
         left = {key: plan for key, plan in plans.items() if key not in done}
-        for scope, imports in _scopes(masked, graph=not bodies, functions=bodies):
+        for scope, imports in scopes(masked, graph=not bodies, functions=bodies):
             _edit(scope, imports, left, known, used, done)
     if missing := sorted(plans.keys() - done):
         raise ModelError(f"no node writes {missing[0]!r}: the masks belong to another model")
@@ -183,7 +183,7 @@ def _plans(masks: Iterable[Mask], compactions: Iterable[Compaction]) -> dict[str
     return plans
 
 
-def _scopes(
+def scopes(
     model: onnx.ModelProto, graph: bool = True, functions: bool = True
 ) -> Iterator[tuple[Scope, Any]]:
     """Every graph, subgraph and function body with the opset imports that hold in it."""
@@ -235,6 +235,7 @@ def _edit(
     added: list[onnx.NodeProto] = []
     added_order: list[int] = []
     scattered: set[str] = set()
+    stored = {t.name: t for t in getattr(scope, "initializer", ()) if _is_plain(t)}
     for position, node in enumerate(scope.node):
         order.append(position * 3 + 1)
         key = next((name for name in node.output if name), "")
@@ -247,7 +248,7 @@ def _edit(
         opset = _opset(imports)
         if opset < 7:
             raise ModelError(f"opset {opset} cannot be masked: convert the model to 7 or later")
-        before, after = _Emitter(opset, used), _Emitter(opset, used)
+        before, after = _Emitter(opset, used, stored), _Emitter(opset, used)
         _feed(node, plan, known, before)
         scattered |= _restore(node, plan, known, after)
         for emitter, slot in ((before, 0), (after, 2)):
@@ -264,6 +265,12 @@ def _edit(
             del scope.value_info[index]
 
 
+def _is_plain(tensor: TensorProto) -> bool:
+    """Floats that numpy multiplies, at hand."""
+    kinds = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+    return tensor.data_type in kinds and tensor.data_location != TensorProto.EXTERNAL
+
+
 def _feed(node: onnx.NodeProto, plan: _Plan, known: _Known, emit: _Emitter) -> None:
     """Put the masks, then the gathers, in front of the node's operands."""
     originals = list(node.input)
@@ -273,12 +280,12 @@ def _feed(node: onnx.NodeProto, plan: _Plan, known: _Known, emit: _Emitter) -> N
         size = known.type(name)[1][axis]
         if not isinstance(size, int):
             raise ModelError(f"size of axis {axis} of {name!r} is unknown: cannot mask it")
-        keep = _keep(indices, size, name).reshape([size] + [1] * (rank - 1 - axis))
-        fill = _zero_point(node, originals, number, known)
+        keep = keep_flags(indices, size, name).reshape([size] + [1] * (rank - 1 - axis))
+        fill = _zero_point(node, originals, number, known, emit)
         node.input[number] = emit.zero(node.input[number], element, keep, fill)
     for (number, axis), (size, indices) in plan.gathers.items():
         name = _operand(node, originals, number)
-        kept = np.flatnonzero(_keep(indices, size, name))
+        kept = np.flatnonzero(keep_flags(indices, size, name))
         if kept.size == 0:
             raise ModelError(f"a compaction removes every coordinate of {name!r}")
         index = emit.constant(kept.astype(np.int64), name)
@@ -305,7 +312,7 @@ def _restore(node: onnx.NodeProto, plan: _Plan, known: _Known, emit: _Emitter) -
             if output != number:
                 continue
             element, rank, axis = known.axis(name, axis)
-            keep = _keep(indices, size, name)
+            keep = keep_flags(indices, size, name)
             # Removed places borrow coordinate 0 and are zeroed afterwards.
             source = np.where(keep, np.cumsum(keep) - 1, 0).astype(np.int64)
             full = emit.add(
@@ -323,7 +330,8 @@ def _operand(node: onnx.NodeProto, originals: Sequence[str], number: int) -> str
     return originals[number]
 
 
-def _keep(indices: Iterable[int], size: int, name: str) -> Bools:
+def keep_flags(indices: Iterable[int], size: int, name: str) -> Bools:
+    """bool[size]: False at ``indices``; ModelError when one is out of range."""
     keep = np.ones(size, np.bool_)
     index = np.fromiter(indices, np.int64)
     if index.size and (index.min() < 0 or index.max() >= size):
@@ -332,15 +340,23 @@ def _keep(indices: Iterable[int], size: int, name: str) -> Bools:
     return keep
 
 
-def _zero_point(node: onnx.NodeProto, names: Sequence[str], number: int, known: _Known) -> str:
-    place = _ZERO_POINTS.get(node.op_type, {}).get(number, len(names))
-    if place >= len(names) or not names[place]:
+def _zero_point(
+    node: onnx.NodeProto, names: Sequence[str], number: int, known: _Known, emit: _Emitter
+) -> str:
+    """What stands for zero in a quantised operand, in a shape that broadcasts; "" in others."""
+    place = ZERO_POINTS.get(node.op_type, {}).get(number)
+    if place is None:
         return ""
-    name = names[place]
-    shape = known.type(name)[1]
-    if any(size != 1 for size in shape):
-        raise ModelError(f"zero point {name!r} is not one number: cannot mask what it belongs to")
-    return name
+    element, shape = known.type(names[number])
+    if place >= len(names) or not names[place]:
+        zero = np.zeros((), helper.tensor_dtype_to_np_dtype(element))
+        return emit.constant(zero, names[number])
+    point = known.type(names[place])[1]
+    trailing = len(shape) - 1 - zero_axis(node, number, len(shape))
+    if len(point) != 1 or point[0] == 1 or not trailing:
+        return names[place]
+    target = emit.constant(np.array([-1] + [1] * trailing, np.int64), names[place])
+    return emit.add("Reshape", [names[place], target], f"{names[place]}/along")
 
 
 def _restate_groups(node: onnx.NodeProto, size: int, removed: set[int]) -> None:
@@ -348,59 +364,8 @@ def _restate_groups(node: onnx.NodeProto, size: int, removed: set[int]) -> None:
     for attribute in node.attribute:
         if attribute.name not in ("num_groups", "groups") or size % attribute.i:
             continue
-        kept = _keep(removed, size, node.output[0]).reshape(attribute.i, -1).sum(axis=1)
+        kept = keep_flags(removed, size, node.output[0]).reshape(attribute.i, -1).sum(axis=1)
         filled = kept[kept > 0]
         if len(set(filled.tolist())) > 1:
             raise ModelError(f"the removal leaves unequal groups in {node.output[0]!r}")
         attribute.i = len(filled)
-
-
-def zeroed_model(
-    original: onnx.ModelProto, removed: Iterable[tuple[str, int, Sequence[int]]]
-) -> onnx.ModelProto:
-    """A copy of ``original`` with slices of stored tensors set to zero.
-
-    ``removed`` lists (tensor name, axis, coordinates on it); the tensor is an initializer or
-    the value of a Constant node, named by the node's output. All element types, packed ones
-    too. External data must be loaded. Raises ModelError for a tensor that is not stored here.
-    """
-    zeroed = onnx.ModelProto()
-    zeroed.CopyFrom(original)
-    scopes = reversed(list(_scopes(zeroed)))  # names of the graph go before those of functions
-    stored = {name: tensor for scope, _ in scopes for name, tensor in _stored(scope)}
-    for name, axis, indices in removed:
-        if name not in stored:
-            raise ModelError(f"no stored tensor {name!r}: the removal belongs to another model")
-        _zero_slice(stored[name], name, axis, indices)
-    return zeroed
-
-
-def _stored(scope: Scope) -> Iterator[tuple[str, TensorProto]]:
-    if isinstance(scope, onnx.GraphProto):
-        yield from ((tensor.name, tensor) for tensor in scope.initializer)
-    for node in scope.node:
-        if node.op_type != "Constant":
-            continue
-        for attribute in node.attribute:
-            if attribute.name == "value_floats" or attribute.name == "value_ints":
-                values = helper.get_attribute_value(attribute)
-                dtype = np.float32 if attribute.name == "value_floats" else np.int64
-                tensor = numpy_helper.from_array(np.asarray(values, dtype))
-                attribute.CopyFrom(helper.make_attribute("value", tensor))
-            if attribute.name == "value":
-                yield node.output[0], attribute.t
-
-
-def _zero_slice(tensor: TensorProto, name: str, axis: int, indices: Sequence[int]) -> None:
-    if tensor.data_location == TensorProto.EXTERNAL:
-        raise ModelError(f"weights of {name!r} are not loaded: load the external data first")
-    shape = tuple(tensor.dims)
-    if not -len(shape) <= axis < len(shape):
-        raise ModelError(f"{name!r} has {len(shape)} axes: axis {axis} cannot be zeroed")
-    keep = _keep(indices, shape[axis], name)
-    array = np.array(numpy_helper.to_array(tensor))
-    array[(slice(None),) * (axis % len(shape)) + (~keep,)] = 0
-    fresh = numpy_helper.from_array(array, tensor.name)
-    if fresh.data_type != tensor.data_type:  # old onnx unpacks narrow types into wider ones
-        fresh = helper.make_tensor(tensor.name, tensor.data_type, shape, array.ravel().tolist())
-    tensor.CopyFrom(fresh)

@@ -69,7 +69,7 @@ def make_session(
 
 def run(session: ort.InferenceSession, feed: Feed) -> dict[str, Array]:
     """Every output by name. Sequences and maps are flattened to ``name[index]`` entries with
-    their length as ``name.length``; an empty optional is left out.
+    their length as ``name.length``; an empty optional is left out. Sequences are fed like that.
 
     Raises CertificateError when ONNX Runtime fails.
     """
@@ -83,7 +83,7 @@ def run(session: ort.InferenceSession, feed: Feed) -> dict[str, Array]:
             )
             results: list[Any] = [_from_ort_value(value) for value in values]
         else:
-            results = session.run(names, dict(feed))
+            results = session.run(names, _unflattened(session, feed))
     except Exception as error:  # ONNX Runtime has no common base for its exceptions
         raise CertificateError(f"ONNX Runtime cannot run the model: {one_line(error)}") from None
     flat: dict[str, Array] = {}
@@ -96,6 +96,16 @@ def one_line(error: BaseException) -> str:
     """The message of an exception on one line of at most 300 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _unflattened(session: ort.InferenceSession, feed: Feed) -> dict[str, Any]:
+    """The feed with the elements of sequences in lists."""
+    whole: dict[str, Any] = dict(feed)
+    for value in session.get_inputs():
+        if "seq(" in value.type and value.name not in whole:
+            parts = [name for name in feed if name.startswith(f"{value.name}[")]
+            whole[value.name] = [whole.pop(name) for name in parts]
+    return whole
 
 
 def _flatten(name: str, value: Any, into: dict[str, Array]) -> None:

@@ -27,14 +27,30 @@ def fed_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in stored]
 
 
-def input_shape(value: onnx.ValueInfoProto) -> tuple[int, tuple[int | str, ...]]:
-    """Element type and shape of an input; an unnamed dimension is called ``<input>.<axis>``.
+def is_sequence(value: onnx.ValueInfoProto) -> bool:
+    """Whether an input takes a list of tensors, be it as an optional."""
+    kind = value.type
+    return bool((kind.optional_type.elem_type if _is_optional(kind) else kind).HasField(
+        "sequence_type"
+    ))  # fmt: skip
 
-    Raises ModelError for an input that is no tensor or whose rank is unknown.
+
+def _is_optional(kind: onnx.TypeProto) -> bool:
+    return bool(kind.HasField("optional_type"))
+
+
+def input_shape(value: onnx.ValueInfoProto) -> tuple[int, tuple[int | str, ...]]:
+    """Element type and shape of an input, or of the tensors that a sequence or an optional holds;
+    an unnamed dimension is called ``<input>.<axis>``.
+
+    Raises ModelError for an input that holds no tensors or whose rank is unknown.
     """
-    if not value.type.HasField("tensor_type"):
+    whole = value.type
+    whole = whole.optional_type.elem_type if _is_optional(whole) else whole
+    whole = whole.sequence_type.elem_type if whole.HasField("sequence_type") else whole
+    if not whole.HasField("tensor_type"):
         raise ModelError(f"input {value.name!r} is not a tensor: it cannot be fed")
-    kind = value.type.tensor_type
+    kind = whole.tensor_type
     if not kind.HasField("shape"):
         raise ModelError(f"input {value.name!r} has no shape: state at least its rank")
     dims: list[int | str] = []

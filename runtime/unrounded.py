@@ -1,47 +1,57 @@
 """A quantised model without the rounding of its activations.
 
-QuantizeLinear followed by DequantizeLinear rounds an activation to steps; two models that differ
-by nothing but the order of additions may then differ by a step here and there, and a tolerance
-that allows for steps hides small errors. Without these pairs both models are smooth functions of
-the same quantised weights, and can be compared as closely as floats.
+Where activations are rounded to steps, two models that differ by nothing but the order of
+additions may differ by a step here and there, and a tolerance that allows for steps hides small
+errors. With every quantised activation q replaced by the real number that it stands for,
+
+    (q - zero point) * scale,    saturated (that may be all there is of a Relu), but not rounded,
+
+both models are continuous functions of the same quantised weights, and can be compared as closely
+as floats. Operators on quantised numbers become those on floats (see `float_operators`); weights
+are dequantised, as they are stored.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
+
+from .float_operators import OPERATORS, move
+from .lift import MICROSOFT, Lift, Rounded
+from .segments import node_reads
 
 
 def unrounded(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """A copy in which every QuantizeLinear - DequantizeLinear pair is bypassed.
+    """A copy whose activations are not rounded, as far as that can be done.
 
-    None when the main graph has no such pair. Saturation goes with the rounding, so this is
-    another function: it is only good for comparing two models treated alike.
+    None when there is nothing to take out.
     """
-    sources = {
-        node.output[0]: node.input[0]
-        for node in model.graph.node
-        if node.op_type == "QuantizeLinear" and node.domain in ("", "ai.onnx")
-    }
-    pairs = [
-        k
-        for k, node in enumerate(model.graph.node)
-        if node.op_type == "DequantizeLinear" and node.input[0] in sources
-    ]
-    if not pairs:
+    lift = Lift(model)
+    for node in model.graph.node:
+        rewrite = OPERATORS.get(node.op_type, move)
+        try:
+            replaced = node.domain in ("", "ai.onnx", MICROSOFT) and rewrite(lift, node)
+        except Rounded:
+            replaced = False
+        if not replaced:
+            lift.nodes.append(node)
+    if not lift.changed:
         return None
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for k in pairs:
-        node = copy.graph.node[k]
-        bypass = onnx.helper.make_node("Identity", [sources[node.input[0]]], [node.output[0]])
-        node.CopyFrom(bypass)
-    read = {name for node in copy.graph.node for name in node.input}
-    read.update(output.name for output in copy.graph.output)
-    dead = [
-        node
-        for node in copy.graph.node
-        if node.op_type == "QuantizeLinear" and not read.intersection(node.output)
-    ]
-    for node in dead:
-        copy.graph.node.remove(node)
+    del copy.graph.node[:]
+    copy.graph.node.extend(_living(lift.nodes, [value.name for value in model.graph.output]))
+    if all(entry.domain != MICROSOFT for entry in copy.opset_import):
+        copy.opset_import.add(domain=MICROSOFT, version=1)
     return copy
+
+
+def _living(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on, in order."""
+    read, kept = set(outputs), []
+    for node in reversed(nodes):
+        if read.intersection(node.output):
+            kept.append(node)
+            read |= node_reads(node)
+    return kept[::-1]

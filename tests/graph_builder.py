@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,14 +66,20 @@ def graph(
     runnable: bool = True,
     deprecated: bool = False,
     form: Form = "initializers",
+    inner: str = "",
+    functions: str = "",
 ) -> Callable[[Callable[[], Net]], Callable[[], onnx.ModelProto]]:
-    """Register the decorated function, under its own name, as a builder of the same model."""
+    """Register the decorated function, under its own name, as a builder of the same model.
+
+    Weights named in `inner` are initializers of the subgraph that uses them; `functions` are the
+    model's local functions as text.
+    """
 
     def register(function: Callable[[], Net]) -> Callable[[], onnx.ModelProto]:
         name = function.__name__
 
         def make() -> onnx.ModelProto:
-            return build(name, function(), opset, form)
+            return build(name, function(), opset, form, inner.split(), functions)
 
         make.__name__, make.__doc__ = name, function.__doc__
         GRAPHS[name] = make
@@ -97,7 +103,14 @@ def net(signature: str, body: str, /, **weights: Weight) -> Net:
     return signature, body.replace("Conv3(", "Conv<pads=[1,1,1,1]>("), weights
 
 
-def build(name: str, parts: Net, opset: int, form: Form) -> onnx.ModelProto:
+def build(
+    name: str,
+    parts: Net,
+    opset: int,
+    form: Form,
+    inner: Sequence[str] = (),
+    functions: str = "",
+) -> onnx.ModelProto:
     """The model: weights drawn from a generator seeded with the name, so always the same."""
     signature, body, weights = parts
     rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -105,11 +118,19 @@ def build(name: str, parts: Net, opset: int, form: Form) -> onnx.ModelProto:
     model: onnx.ModelProto = onnx.ModelProto()
     model.graph.CopyFrom(parser.parse_graph(f"{name} {signature} {{ {body} }}"))
     model.opset_import.append(helper.make_opsetid("", opset))
-    for domain in sorted({n.domain for n in model.graph.node if n.domain}):
+    model.functions.extend(map(parser.parse_function, filter(None, functions.split("\n\n"))))
+    for domain in sorted({n.domain for n in all_nodes(model) if n.domain}):
         model.opset_import.append(helper.make_opsetid(domain, 1))
     least = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
     model.ir_version = 3 if form == "inputs" else max(4, least)
     tensors = [numpy_helper.from_array(draw(rng, k, w, dtype), k) for k, w in weights.items()]
+    tensors = [t for t in tensors if t.name not in inner]
+    for graph in subgraphs(model.graph):
+        used = {name for node in graph.node for name in node.input}
+        found = {k: w for k, w in weights.items() if k in inner and k in used}
+        graph.initializer.extend(
+            numpy_helper.from_array(draw(rng, k, w, dtype), k) for k, w in found.items()
+        )
     if form == "constants":
         nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in tensors]
         nodes.extend(model.graph.node)
@@ -122,6 +143,28 @@ def build(name: str, parts: Net, opset: int, form: Form) -> onnx.ModelProto:
             helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in tensors
         )
     return model
+
+
+def subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """All graphs inside the nodes of a graph or function, at any depth."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+                yield from subgraphs(attribute.g)
+
+
+def is_nested(model: onnx.ModelProto) -> bool:
+    """Whether there are subgraphs, functions, or values that are no tensors."""
+    other = any("Sequence" in n.op_type or "Optional" in n.op_type for n in model.graph.node)
+    return bool(model.functions) or other or any(True for _ in subgraphs(model.graph))
+
+
+def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of the main graph, of the functions, and of the subgraphs of both."""
+    for body in (model.graph, *model.functions):
+        for graph in (body, *subgraphs(body)):
+            yield from graph.node
 
 
 def draw(rng: np.random.Generator, name: str, weight: Weight, dtype: npt.DTypeLike) -> Array:

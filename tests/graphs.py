@@ -6,7 +6,24 @@ fills both. How a graph is written and counted stands in `graph_builder`.
 
 from __future__ import annotations
 
-from . import graphs_forms, graphs_layers, graphs_sequence, graphs_vision
+from . import (
+    graphs_attention,
+    graphs_control,
+    graphs_einsum,
+    graphs_experts,
+    graphs_attention_forms,
+    graphs_attention_images,
+    graphs_attention_inside,
+    graphs_forms,
+    graphs_functions,
+    graphs_layers,
+    graphs_movement,
+    graphs_quantised,
+    graphs_recurrent,
+    graphs_sequence,
+    graphs_shared,
+    graphs_vision,
+)
 from .graph_builder import GRAPHS, INFO, Array, Info, feeds, graph, net
 
 __all__ = [
@@ -16,9 +33,21 @@ __all__ = [
     "Info",
     "feeds",
     "graph",
+    "graphs_attention",
+    "graphs_control",
+    "graphs_einsum",
+    "graphs_experts",
+    "graphs_attention_forms",
+    "graphs_attention_images",
+    "graphs_attention_inside",
     "graphs_forms",
+    "graphs_functions",
     "graphs_layers",
+    "graphs_movement",
+    "graphs_quantised",
+    "graphs_recurrent",
     "graphs_sequence",
+    "graphs_shared",
     "graphs_vision",
     "net",
 ]

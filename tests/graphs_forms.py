@@ -226,9 +226,9 @@ def if_captured_weights() -> Net:
     )  # fmt: skip
 
 
-@graph(1, "w1 w2", opset=16)
+@graph(2, "w1 w2 w_then w_else", opset=16)
 def if_captured_feature() -> Net:
-    """The captured feature is inner: one group needs no look into the branches, w1's output."""
+    """The captured feature is inner. Groups: w1's, and the feature that both branches consume."""
     return net(
         "(float[N,3,8,8] x, bool c) => (float[N,10] y)",
         "a = Conv3(x, w1) r = Relu(a) b = Conv3(r, w2) p = GlobalAveragePool(b) v = Flatten(p)"

@@ -13,7 +13,7 @@ A small model is analysed with nothing pinned from outside, then run:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,10 @@ from secateur.ir.analysis import Analysis, analyze
 from secateur.ir.errors import SecateurError
 from secateur.ir.rewrite import rewrite
 from secateur.ir.rules.base import Operand
+from secateur.ir.shapes import Typed
+from secateur.runtime.zero_points import ZERO_POINTS, zero_axis
+from tests.probing_indices import index_range
+from tests.probing_ranges import integer_range
 from tests.probing_runs import (
     Array,
     Feeds,
@@ -46,6 +50,7 @@ COORDINATES = 40
 class Report:
     """What one `probe` compared: links and removals by number, and what it noticed.
 
+    ``units``: how many there are; ``inexact``: the rule says that the node looks across an axis.
     ``coarse``: a coordinate's unit is larger than its own reach (all of the unit's coordinates
     together reach everything). ``pinned``: pinned input axes that map one-to-one to an axis of
     an output. ``refused``: removals that cannot be written. ``reference``: no kernel in ONNX
@@ -54,6 +59,8 @@ class Report:
 
     links: int = 0
     removals: int = 0
+    units: int = 0
+    inexact: bool = False
     refused: int = 0
     coarse: bool = False
     reference: bool = False
@@ -73,20 +80,31 @@ class Prober:
             self.run, on_reference = reference(model), True
         self.report = Report(reference=on_reference)
         source = oir.serde.deserialize_model(model)
-        self.analysis: Analysis = analyze(source, interface=False, weights_only=False, **options)
         self.inputs = [v.name for v in model.graph.input]
         self.outputs = [v.name for v in model.graph.output]
+        self.arrays = dict(zip(self.outputs, self.run(self.feeds), strict=True))
+        options = {"interface": False, "weights_only": False, "observe": self._observe, **options}
+        self.analysis: Analysis = analyze(source, **options)
         statements = self.analysis.statements
         root = self.analysis.coupling.root
         ends = [self.analysis.units_of(s.axis) for s in statements.sinks]
         self.sinks = {int(unit) for units in ends if units is not None for unit in units}
         self.inexact = {root(s.axis) for s in statements.inexact}
+        self.report.units, self.report.inexact = self.analysis.unit_count, bool(self.inexact)
         # Interpolation multiplies by weights of zero, and so spreads a NaN that it ignores.
         self.weighs = any(n.op_type in ("Resize", "Upsample") for n in model.graph.node)
         self.runs = self.failures = 0
         self.constant = set(self.outputs)
         self.tight = True
         self.bounds = {name: self._bounds(name) for name in self.inputs}
+
+    def _observe(self, binding: Mapping[str, int], names: Sequence[str]) -> dict[str, Typed]:
+        """Types of outputs that inference does not know, as they are on the inputs."""
+        return {
+            name: (onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name in names
+            if (array := self.arrays.get(name)) is not None
+        }
 
     def _bounds(self, name: str) -> tuple[int, int]:
         """Which integers are legal: no zero divisors, no positions outside an axis."""
@@ -102,6 +120,15 @@ class Prober:
                     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
                     size = self.feeds[node.input[0]].shape[axis]
                     return -size, size - 1
+                if node.op_type in ("LSTM", "GRU", "RNN") and position == 4:
+                    layout = next((a.i for a in node.attribute if a.name == "layout"), 0)
+                    return 1, self.feeds[node.input[0]].shape[layout]
+                known = integer_range(node, position, self.feeds)
+                if known is not None:
+                    return known
+                known = index_range(node, position, self.feeds)
+                if known is not None:
+                    return known
                 if position in size_inputs(node.op_type):
                     return 0, 0
                 if node.op_type == "Pow" and position == 1:
@@ -135,7 +162,8 @@ class Prober:
             chosen = self.rng.choice(len(places), COORDINATES, replace=False)
             places = [places[k] for k in sorted(chosen)]
         leaked: dict[int, bool] = {}
-        self._find_constant_outputs()
+        if places:
+            self._find_constant_outputs()
         for name, index, axis, i, unit in places:
             outside = self._check_coordinate(name, index, i, unit, analysis.coupling.root(axis))
             root = analysis.coupling.root(axis)
@@ -167,7 +195,7 @@ class Prober:
         """Checks one coordinate of a unit; True if something outside the unit changed."""
         where = f"{self.ops}: coordinate {i} of axis {index} of {name} (unit {unit})"
         slabs = self._slabs(unit)
-        changed = [np.zeros(self.operand(o).shape, np.bool_) for o in self.outputs]
+        changed = [np.zeros(self.arrays[o].shape, np.bool_) for o in self.outputs]
         for attempt in range(12):
             for total, new in zip(changed, self._perturb([(name, index, i)], attempt), strict=True):
                 total |= new
@@ -200,7 +228,7 @@ class Prober:
         result = []
         for name in self.outputs:
             operand = self.operand(name)
-            mask = np.zeros(operand.shape, np.bool_)
+            mask = np.zeros(self.arrays[name].shape, np.bool_)
             linked: list[tuple[str, int, int]] = []
             for index, axis in enumerate(operand.axes):
                 units = self.analysis.units_of(axis)
@@ -249,7 +277,7 @@ class Prober:
             old, new = self.run(base), self.run(base | moved)
         except Exception:  # a value that this operator does not take
             self.failures += 1
-            return [np.zeros(self.operand(o).shape, np.bool_) for o in self.outputs]
+            return [np.zeros(self.arrays[o].shape, np.bool_) for o in self.outputs]
         return [~((a == b) | ((a != a) & (b != b))) for a, b in zip(old, new, strict=True)]
 
     def _find_pinned(self) -> None:
@@ -293,14 +321,10 @@ class Prober:
             self.report.removals += 1
 
     def _choose(self, most: int) -> npt.NDArray[np.bool_]:
-        """A random set of units that leaves something of every axis."""
+        """A random set of units that leaves something of every axis, and of every factor of one."""
         removed = np.zeros(self.analysis.unit_count, np.bool_)
-        axes = [
-            units
-            for operand in self.analysis.operands.values()
-            for axis in operand.axes
-            if (units := self.analysis.units_of(axis)) is not None
-        ]
+        roots = {self.analysis.coupling.root(a) for a in range(len(self.analysis.coupling.sizes))}
+        axes = [u for root in sorted(roots) if (u := self.analysis.units_of(root)) is not None]
         for unit in self.rng.permutation(removed.size)[:30]:
             if removed.sum() >= most or (most > 1 and self.rng.random() < 0.4):
                 continue
@@ -335,7 +359,8 @@ class Prober:
             name = self._input_name(sink.site, sink.input)
             keep = self.analysis.keep(sink.axis, removed)
             shape = [-1 if k == sink.index else 1 for k in range(feeds[name].ndim)]
-            feeds[name] = np.where(keep.reshape(shape), feeds[name], np.zeros_like(feeds[name]))
+            zero = self._zero(sink.site, sink.input)
+            feeds[name] = np.where(keep.reshape(shape), feeds[name], zero)
         gone: set[tuple[str, int]] = set()
         for inexact in statements.inexact:
             keep = self.analysis.keep(inexact.axis, removed)
@@ -352,6 +377,20 @@ class Prober:
             for name, array in zip(self.outputs, run(feeds), strict=True)
         ]
 
+    def _zero(self, site: int, number: int) -> Array:
+        """What stands for zero in an input: the zero point if it is quantised."""
+        node = self.model.graph.node[site]
+        array = self.feeds[self._input_name(site, number)]
+        place = ZERO_POINTS.get(node.op_type, {}).get(number, len(node.input))
+        if place >= len(node.input) or not node.input[place]:
+            return np.zeros((), array.dtype)
+        stored = {t.name: onnx.numpy_helper.to_array(t) for t in self.model.graph.initializer}
+        point = {**stored, **self.feeds}[node.input[place]]
+        if point.ndim == 1:
+            trailing = array.ndim - 1 - zero_axis(node, number, array.ndim)
+            point = point.reshape([-1] + [1] * trailing)
+        return point
+
     def _input_name(self, site: int, number: int) -> str:
         operand = self.analysis.sites[site].inputs[number]
         assert operand is not None
@@ -367,8 +406,9 @@ class Prober:
         if name not in self.analysis.operands:  # an input that no node reads
             return array
         for index, axis in enumerate(self.operand(name).axes):
-            if (name, index) not in (gone or ()):
-                array = np.compress(self.analysis.keep(axis, removed), array, axis=index)
+            keep = self.analysis.keep(axis, removed)
+            if (name, index) not in (gone or ()) and not keep.all():
+                array = np.compress(keep, array, axis=index)
         return array
 
 
@@ -381,12 +421,14 @@ def probe(
     may_refuse: bool = False,
     removals: int = 4,
     tight: bool = True,
+    **options: Any,
 ) -> Report:
     """Checks everything that the rules of a model's operators claim; AssertionError if wrong.
 
     ``tight`` False: links may claim more than is seen, as behind a padding that joins a unit.
+    ``options`` are those of `analyze`.
     """
-    prober = Prober(model, feeds, seed)
+    prober = Prober(model, feeds, seed, **options)
     prober.tight = tight
     if not any(math.prod(a.shape) > 4096 for a in prober.feeds.values()):
         prober.check_links(find_pinned)

@@ -93,7 +93,10 @@ def model(
         for n, a in values.items()
     ]
     graph = helper.make_graph(nodes, "g", infos, [onnx.ValueInfoProto(name=o) for o in outputs])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    opsets = [helper.make_opsetid("", opset)]
+    for domain in sorted({node.domain for node in nodes if node.domain}):
+        opsets.append(helper.make_opsetid(domain, {"ai.onnx.ml": 3}.get(domain, 1)))
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     made = freeze(made, {n: a for n, a in values.items() if n in constant})
     inferred = onnx.shape_inference.infer_shapes(made, data_prop=True)
     for info, found in zip(made.graph.output, inferred.graph.output, strict=True):

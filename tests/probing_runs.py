@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as oir
 
+from tests import numpy_contrib, numpy_experts
+
 os.environ.setdefault("ALLOW_RELEASED_ONNX_OPSET_ONLY", "0")
 
 Array = npt.NDArray[Any]
@@ -33,21 +35,39 @@ STRINGS = ["", "a", "www.google.com", "account@gmail.com"]
 """Perturbed strings; the addresses match the expressions of the backend's cases."""
 
 SIZE_INPUTS: dict[str, tuple[int, ...]] = {
+    "AffineGrid": (1,),
+    "ArrayFeatureExtractor": (1,),
+    "CenterCropPad": (1,),
+    "Col2Im": (1, 2),
+    "Compress": (1,),
     "ConstantOfShape": (0,),
     "CumProd": (1,),
     "CumSum": (1,),
+    "DFT": (1, 2),
     "Dropout": (1, 2),
     "Expand": (1,),
     "Gather": (1,),
+    "GatherElements": (1,),
+    "GatherND": (1,),
+    "MaxUnpool": (1, 2),
+    "OneHot": (1,),
     "Pad": (1, 3),
     "Range": (0, 1, 2),
     "Reshape": (1,),
     "Resize": (1, 2, 3),
+    "ReverseSequence": (1,),
+    "RoiAlign": (2,),
+    "STFT": (1, 3),
+    "Scatter": (1,),
+    "ScatterElements": (1,),
+    "ScatterND": (1,),
     "Slice": (1, 2, 3, 4),
     "Split": (1,),
     "Squeeze": (1,),
+    "TensorScatter": (2,),
     "Tile": (1, 2),
     "TopK": (1,),
+    "Trilu": (1,),
     "Unsqueeze": (1,),
     "Upsample": (1,),
 }
@@ -97,8 +117,8 @@ def reference(model: onnx.ModelProto) -> Run:
 
 
 def _numpy_operators() -> list[type[Any]]:
-    """LRN and MeanVarianceNormalization by the standard's formulas: in onnx.reference one skips
-    channels and the other cancels digits."""
+    """LRN, MeanVarianceNormalization and Normalizer by the standard's formulas: in onnx.reference
+    one skips channels, one cancels digits, and one takes absolute values for the maximum."""
     from onnx.reference.op_run import OpRun
 
     class LRN(OpRun):
@@ -118,7 +138,19 @@ def _numpy_operators() -> list[type[Any]]:
             deviation = np.sqrt(np.square(centred).mean(axis=over, keepdims=True))
             return ((centred / (deviation + 1e-9)).astype(x.dtype),)
 
-    return [LRN, MeanVarianceNormalization]
+    class Normalizer(OpRun):
+        op_domain = "ai.onnx.ml"
+
+        def _run(self, x: Array, norm: str = "MAX") -> Any:
+            sums = {
+                "MAX": x.max(axis=-1, keepdims=True),
+                "L1": np.abs(x).sum(axis=-1, keepdims=True),
+                "L2": np.sqrt(np.square(x).sum(axis=-1, keepdims=True)),
+            }
+            return ((x / sums[norm]).astype(x.dtype),)
+
+    others: list[type[Any]] = [*numpy_contrib.operators(), numpy_experts.MoE, numpy_experts.QMoE]
+    return [LRN, MeanVarianceNormalization, Normalizer, *others]
 
 
 def freeze(model: onnx.ModelProto, values: Feeds) -> onnx.ModelProto:

@@ -156,5 +156,5 @@ def test_carriers() -> None:
     onnx.save(model, "m.onnx")
     heads = prune("--ratio", "0.25")
     assert [(g["units"], g["removed"]) for g in heads["groups"]] == [(4, 1)]
-    sizes = prune("--ratio", "0.25", "--carrier", "largest")
+    sizes = prune("--ratio", "0.25", "--carrier", "head-dim")
     assert {(g["units"], g["removed"]) for g in sizes["groups"]} == {(8, 2)}

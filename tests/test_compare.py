@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from secateur.ir.errors import CertificateError
 from secateur.runtime import compare as module
-from secateur.runtime.compare import compare_models, is_quantised
+from secateur.runtime.compare import compare_models, is_quantised, rounds
 from secateur.runtime.session import make_session, run
 
 from .certified_models import QDQ, Array, parse, quantised_weights
@@ -169,5 +169,8 @@ def test_what_counts_as_quantised() -> None:
         return parse(f"g (float[1] x) => (float[1] y) {{ y = {op}(x) }}", {})
 
     quantised = ("QuantizeLinear", "QLinearConv", "MatMulIntegerToFloat", "MatMulNBits")
-    assert all(is_quantised(one(op)) for op in quantised)
-    assert not any(is_quantised(one(op)) for op in ("DequantizeLinear", "Relu", "MatMul"))
+    assert all(is_quantised(one(op)) and rounds(one(op)) for op in quantised)
+    assert not any(is_quantised(one(op)) for op in ("Relu", "MatMul"))
+    assert is_quantised(one("DequantizeLinear")), "optimisation may round what it multiplies"
+    assert not rounds(one("DequantizeLinear"))
+    assert not rounds(one("MatMulNBits<accuracy_level = 1>"))

@@ -204,8 +204,8 @@ def test_the_larger_number_of_units_is_preferred() -> None:
     assert log.taken == ["0 inner"] and coupling.carriers == {0: "0 inner"}
 
 
-@pytest.mark.parametrize(("prefer", "wanted"), [("heads", "0 outer"), ("largest", "0 inner")])
-def test_heads_come_first_unless_the_largest_is_asked_for(prefer: str, wanted: str) -> None:
+@pytest.mark.parametrize(("prefer", "wanted"), [("heads", "0 outer"), ("head-dim", "0 inner")])
+def test_heads_come_first_unless_head_dimensions_are_asked_for(prefer: str, wanted: str) -> None:
     coupling = Coupling()
     coupling.add_axes((6, 2, 2))
     coupling.link(1, 2, None, None, 0)
@@ -302,7 +302,7 @@ def test_every_choice_is_decided_once() -> None:
 # ---- units and groups ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefer", ["heads", "largest"])
+@pytest.mark.parametrize("prefer", ["heads", "head-dim"])
 @pytest.mark.parametrize("name", INFO)
 def test_units_are_the_components_without_a_pin_that_own_a_weight(name: str, prefer: Any) -> None:
     dims = {d: 2 + i for i, d in enumerate(INFO[name].dims)}

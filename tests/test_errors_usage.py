@@ -38,7 +38,7 @@ from .failing_runs import HALF, PRUNE, Fails, external, tiny
         ([*HALF, "--criterion", "l3"], "unknown criterion 'l3'; known: l1, l2"),
         ([*HALF, "--criterion", ""], "unknown criterion ''"),
         ([*HALF, "--scope", "gloabl"], "'local', 'global'"),
-        ([*HALF, "--carrier", "head"], "'heads', 'largest'"),
+        ([*HALF, "--carrier", "head"], "'heads', 'head-dim'"),
         ([*HALF, "--protect", "nothing*"], "--protect 'nothing*' matches no node and no tensor"),
         ([*HALF, "--protect", ""], "matches no node"),
         ([*HALF, "--dim", "batch"], "--dim 'batch' is not of the form NAME=SIZE"),

@@ -24,7 +24,7 @@ def analyze(name: str, **options: list[str]) -> Analysis:
 
 def named_by(found: Analysis, site: int) -> str:
     node = found.sites[site].node
-    return node.name or str(node.outputs[0].name)
+    return node.name or next(str(o.name) for o in node.outputs if o.name)
 
 
 def check(found: Analysis, entry: Explanation, start: Coordinate) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import models
 
+from .graph_builder import all_nodes, subgraphs
 from .graphs import GRAPHS, INFO, Array, feeds
 
 
@@ -23,10 +24,11 @@ def run(model: onnx.ModelProto, **dims: int) -> list[Array]:
 
 
 def weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    constants = [
-        a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.t.name
-    ]
-    return {t.name: t for t in [*model.graph.initializer, *constants]}
+    graphs = [model.graph, *subgraphs(model.graph)]
+    nodes = [node for graph in graphs for node in graph.node]
+    constants = [a.t for n in nodes if n.op_type == "Constant" for a in n.attribute if a.t.name]
+    stored = [tensor for graph in graphs for tensor in graph.initializer]
+    return {t.name: t for t in [*stored, *constants]}
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -78,9 +80,8 @@ def test_record_is_true_of_the_model(name: str) -> None:
 def test_every_weight_is_used() -> None:
     for name, make in GRAPHS.items():
         model = make()
-        used = {i for n in model.graph.node for i in n.input}
-        inner = (b for n in model.graph.node for a in n.attribute for b in a.g.node)
-        used |= {i for b in inner for i in b.input}
+        used = {i for n in all_nodes(model) for i in n.input}
+        used |= {o.name for graph in subgraphs(model.graph) for o in graph.output}
         assert set(weights(model)) <= used, name
 
 

@@ -57,9 +57,7 @@ def test_inputs_that_cannot_be_fed() -> None:
     with pytest.raises(ModelError, match="no shape"):
         input_dims(rankless)
     with pytest.raises(ModelError, match="not a tensor"):
-        input_dims(
-            parse("g (seq(float[2]) x) => (float[2] y) { y = ConcatFromSequence<axis=0>(x) }")
-        )
+        input_dims(parse("g (map(int64, float) x) => (float[2] y) { y = DictVectorizer(x) }"))
 
 
 def test_types_are_inferred_without_the_weights() -> None:

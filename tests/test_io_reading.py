@@ -63,7 +63,8 @@ def _value_type(proto: onnx.ModelProto) -> onnx.TypeProto:
 
 
 def _map_type(proto: onnx.ModelProto) -> None:
-    _value_type(proto).map_type.key_type = onnx.TensorProto.INT64
+    attribute = proto.graph.node[0].attribute.add(name="a", type=onnx.AttributeProto.TYPE_PROTO)
+    attribute.tp.map_type.key_type = onnx.TensorProto.INT64
 
 
 def _sparse_attribute(proto: onnx.ModelProto) -> None:

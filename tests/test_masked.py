@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from secateur.ir.errors import DataError, ModelError
 from secateur.ir.masks import Compaction, Mask
-from secateur.runtime.masked import masked_model, zeroed_model
+from secateur.runtime.masked import masked_model
 from secateur.runtime.session import make_session, run
+from secateur.runtime.zeroed import zeroed_model
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -309,7 +310,6 @@ def test_compactions_that_do_not_fit(compaction: Compaction, message: str) -> No
         "float16",
         "int8",
         "uint8",
-        "bool",
         ml_dtypes.bfloat16,
         ml_dtypes.int4,
         ml_dtypes.uint4,
@@ -326,6 +326,13 @@ def test_slices_of_every_type_become_zero(dtype: Any) -> None:
     assert (got.data_type, got.name) == (model.graph.initializer[0].data_type, "w")
     np.testing.assert_array_equal(numpy_helper.to_array(got), expected)
     np.testing.assert_array_equal(numpy_helper.to_array(model.graph.initializer[0]), array)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int64"])
+def test_flags_and_indices_stay(dtype: str) -> None:
+    array = np.ones((3, 5), dtype)
+    model = parse("g (float[1] x) => (float[1] y) { y = Relu(x) }", w=array)
+    assert zeroed_model(model, [("w", 0, (1,))]) == model
 
 
 def test_constants_and_typed_fields_become_zero() -> None:

@@ -25,7 +25,9 @@ def test_proof_graphs_keep_their_outputs(name: str, make: Callable[[], Pass]) ->
     old = GRAPHS[name]()
     new, _ = apply(make(), old)
     tolerance = 2e-3 if name == "fp16" else 2e-6
-    compare(old, new, tolerance if make is FoldBatchNorm else 0.0, **feeds(old))
+    # ONNX Runtime packs recurrent weights that are constant, and then adds in another order.
+    exact = make is not FoldBatchNorm and name != "weights_of_pytorch"
+    compare(old, new, 0.0 if exact else tolerance, **feeds(old))
 
 
 def test_clones_share_weights() -> None:

@@ -70,11 +70,11 @@ def test_one_unit_left_in_every_group(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_largest_carrier(name: str) -> None:
-    prune_random(name, 0.5, 3, carrier="largest")
+def test_head_dimensions(name: str) -> None:
+    prune_random(name, 0.5, 3, carrier="head-dim")
 
 
-def test_the_largest_carrier_reaches_inside_the_heads() -> None:
+def test_head_dimensions_are_the_same_place_in_all_heads() -> None:
     """Two heads of eight: units are whole heads, or one place of all heads at once."""
     model = GRAPHS["separate_qkv"]()
     constants(model)["split4"].CopyFrom(numpy_helper.from_array(np.array([0, 0, 2, 8]), "split4"))
@@ -92,7 +92,7 @@ def test_the_largest_carrier_reaches_inside_the_heads() -> None:
 
 
 INEXACT = ["swin_block", "transformer_decomposed_norm", "transformer_layer_norm", "mlp_mixer",
-           "convnext"]  # fmt: skip
+           "convnext", "encoder_fused", "llama_fused"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -110,8 +110,8 @@ def test_inexact(name: str, ratio: float) -> None:
 
 
 @pytest.mark.parametrize("name", INEXACT)
-def test_inexact_with_the_largest_carrier(name: str) -> None:
-    prune_random(name, 0.6, 5, inexact=True, carrier="largest")
+def test_inexact_with_head_dimensions(name: str) -> None:
+    prune_random(name, 0.6, 5, inexact=True, carrier="head-dim")
 
 
 @pytest.mark.parametrize("name", INEXACT)

@@ -23,13 +23,14 @@ import secateur
 from secateur.driver.report import read_report, to_text
 
 from .graphs import GRAPHS, INFO, Array, feeds
+from .pruning_checks import PLAIN
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "examples" / "digits.onnx"
 PAGE = (ROOT / "docs" / "report.md").read_text("utf-8")
 FORM = json.loads((ROOT / "docs" / "report.schema.json").read_text("utf-8"))
 SCHEMA = Draft202012Validator(FORM)
-EXACT = [n for n, i in INFO.items() if i.runnable and i.exact_groups]
+EXACT = [n for n in PLAIN if INFO[n].exact_groups]
 Report = dict[str, Any]
 
 
@@ -110,8 +111,14 @@ def test_removed_is_enough_to_repeat_a_pruning(name: str) -> None:
     cut = {entry["tensor"] for entry in report["removed"]}
     smaller = cut_out(before, report["removed"])
     assert cut <= before.keys(), "not named as in the original"
-    for tensor in cut & after.keys():
+    copied = {entry["stored_as"] for entry in report["copies"]}
+    for tensor in (cut & after.keys()) - copied:
         np.testing.assert_array_equal(after[tensor], smaller[tensor], err_msg=tensor)
+    for tensor in copied:
+        entries = [entry for entry in report["copies"] if entry["stored_as"] == tensor]
+        (source,) = {entry["tensor"] for entry in entries}
+        copy = cut_out({source: before[source]}, entries)[source]
+        np.testing.assert_array_equal(after[tensor], copy, err_msg=tensor)
     for tensor in INFO[name].must_shrink:
         assert tensor in cut
 
@@ -257,8 +264,8 @@ def test_certificate_and_timing(digits: Report) -> None:
 
 
 def test_warnings_name_operators_without_a_rule() -> None:
-    _, report = pruned(GRAPHS["if_captured_feature"](), "prune{ratio=0.5}")
-    assert any("no coupling rule for If" in warning for warning in report["warnings"])
+    _, report = pruned(GRAPHS["split_to_sequence"](), "prune{ratio=0.5}")
+    assert any("no coupling rule for SequenceAt" in warning for warning in report["warnings"])
 
 
 def test_a_pipeline_that_prunes_nothing() -> None:

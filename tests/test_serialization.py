@@ -23,6 +23,7 @@ from secateur.ir.shapes import Skeleton
 from secateur.passes.base import clone_model
 
 from .faithfulness import assert_same_model, normalised
+from .graph_builder import subgraphs
 from .graphs import GRAPHS
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "digits.onnx"
@@ -126,8 +127,9 @@ def every_way(model: oir.Model, folder: Path) -> Iterator[onnx.ModelProto]:
     for external in (False, True):
         save_model(model, folder / "m.onnx", external=external)
         saved = onnx.load(folder / "m.onnx")
-        for tensor in saved.graph.initializer:
-            tensor.ClearField("data_location")  # onnx.load sets it when it reads the data
+        for graph in (saved.graph, *subgraphs(saved.graph)):
+            for tensor in graph.initializer:
+                tensor.ClearField("data_location")  # onnx.load sets it when it reads the data
         yield saved
 
 

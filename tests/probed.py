@@ -1,0 +1,58 @@
+"""Every node that the probing tests compare with its operator: what "probed" means in
+`docs/operators.md`.
+
+The tests that run these cases fail where a case compares nothing, and for an operator that holds
+everything where anything may go.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import onnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import test_probing_attention as attention
+from tests import test_probing_contrib as contrib
+from tests import test_probing_control as control
+from tests import test_probing_experts as experts
+from tests import test_probing_generated as generated
+from tests import test_probing_quantised as quantised
+from tests.probing_draw import Draw
+from tests.test_probing import node_cases
+
+Operator = tuple[str, str]
+"""Domain and operator type."""
+
+
+def cases() -> Iterator[onnx.ModelProto]:
+    """The ONNX backend's one-node models, those that are written out, and the generated ones."""
+    for found in node_cases().values():
+        yield from (model for _, model, _ in found)
+    for text, *_ in attention.CASES.values():
+        yield attention.build(text)[0]
+    for text in contrib.CASES.values():
+        yield attention.build(text)[0]
+    for opset, _, text in control.CASES.values():
+        yield control.model_of(opset, text)
+    for text, *_ in experts.CASES.values():
+        yield attention.build(text)[0]
+    for make, count in (*generated.FAMILIES.values(), *quantised.FAMILIES.values()):
+        made: list[onnx.ModelProto] = []
+
+        @generated.budget(count)
+        @given(st.data())
+        def collect(data: st.DataObject) -> None:
+            made.append(make(Draw(data.draw))[0])  # noqa: B023  (called at once)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            collect()
+        yield from made
+
+
+def probed_operators() -> frozenset[Operator]:
+    """The operators of all `cases`."""
+    return frozenset((node.domain, node.op_type) for model in cases() for node in model.graph.node)

@@ -1,0 +1,83 @@
+"""docs/operators.md says what the registry and the probing tests say."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from functools import cache
+
+import onnx
+import onnx_ir as oir
+import pytest
+
+from secateur.ir.analysis import analyze
+from secateur.ir.rules import RULES
+from tests.probed import Operator, cases
+from tools.operators import COMMAND, PAGE, STANDARD, page, versions
+
+@cache
+def observed() -> dict[Operator, set[str]]:
+    """For every operator of the cases, what its rule says in them: "exact" or "inexact", and
+    "free" where something may go."""
+    found: defaultdict[Operator, set[str]] = defaultdict(set)
+    for model in cases():
+        analysis = analyze(oir.serde.deserialize_model(model), interface=False, weights_only=False)
+        crossed = {inexact.site for inexact in analysis.statements.inexact}
+        for site in analysis.sites:
+            said = found[site.node.domain, site.node.op_type]
+            said.add("inexact" if site.number in crossed else "exact")
+            axes = [axis for o in (*site.inputs, *site.outputs) if o for axis in o.axes]
+            if any(analysis.units_of(axis) is not None for axis in axes):
+                said.add("free")
+    return dict(found)
+
+
+def rows(text: str) -> dict[Operator, list[str]]:
+    """The rows of the tables of a page."""
+    found: dict[Operator, list[str]] = {}
+    domain = ""
+    for line in text.splitlines():
+        if line.startswith("## "):
+            domain = line[3:].removeprefix("ai.onnx") if line == "## ai.onnx" else line[3:]
+        elif line.startswith("| ") and not line.startswith(("| operator", "| ---")):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            found[domain, cells[0]] = cells[1:]
+    return found
+
+
+def test_the_page_is_up_to_date() -> None:
+    """With another release of ONNX than the page was written with, its rows are compared as far
+    as both know the operator."""
+    written, current = PAGE.read_text("utf-8"), page(observed())
+    (release,) = set(re.findall(r"ONNX (\d+\.\d+\.\d+)", written))
+    advice = f"docs/operators.md is out of date: run `{COMMAND}`"
+    if release == onnx.__version__:
+        assert written == current, advice
+    old, new = rows(written), rows(current)
+    for operator in old.keys() & new.keys():
+        assert [old[operator][k] for k in (0, 1, -1)] == [new[operator][k] for k in (0, 1, -1)], (
+            f"{advice} ({operator})"
+        )
+
+
+def test_every_operator_of_the_standard_has_a_row() -> None:
+    written = rows(PAGE.read_text("utf-8"))
+    for domain in STANDARD:
+        for name in versions(domain):
+            family = written[domain, name][0]
+            rule = RULES.get((domain, name))
+            assert family == ("none" if rule is None else rule.family)
+
+
+@pytest.mark.parametrize("operator", sorted(RULES), ids=".".join)
+def test_what_the_rule_declares_is_what_it_does(operator: Operator) -> None:
+    """A rule that is never inexact is exact; one that always holds everything is pinned."""
+    assert operator in observed(), "not probed: no case of this operator is compared"
+    said = observed()[operator]
+    expected = {
+        "exact": {"exact", "free"},
+        "inexact": said | {"inexact", "free"},
+        "depends": {"exact", "inexact", "free"},
+        "pinned": {"exact"},
+    }
+    assert said == expected[RULES[operator].exactness]
