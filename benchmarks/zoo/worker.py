@@ -1,0 +1,98 @@
+"""What runs in a process of its own: one step of one case, or the list of cases.
+
+python -m benchmarks.zoo.worker step SPEC | list ENVIRONMENT MODULE...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import signal
+import sys
+import traceback
+from dataclasses import asdict
+
+from .catalog import listed
+from .record import Record, Spec
+
+CODE = {
+    "export": "export_step",
+    "secateur": "secateur_step",
+    "secateur-inexact": "secateur_step",
+    "torch-pruning": "torch_pruning_step",
+    "onnxsim": "onnxsim_step",
+}
+LIBRARIES = (
+    "secateur",
+    "numpy",
+    "scipy",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "onnxscript",
+    "onnxsim",
+    "onnxslim",
+    "torch",
+    "torchvision",
+    "torch-pruning",
+    "timm",
+    "transformers",
+    "tensorflow",
+    "keras",
+    "tf2onnx",
+    "scikit-learn",
+    "skl2onnx",
+    "jax",
+    "jax2onnx",
+)
+
+
+def step(spec: Spec) -> None:
+    """Runs the step; what it raises becomes the reason in its result."""
+    record = Record(spec)
+    try:
+        importlib.import_module(f"benchmarks.zoo.{CODE[spec.step]}").run(spec, record)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        record.add(
+            reason=f"{type(error).__name__}: {text}"[:600],
+            trace=traceback.format_exc().splitlines()[-12:],
+        )
+        return
+    finally:
+        record.add(versions=versions())
+    record.finish()
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that this process imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    imports = {"scikit-learn": "sklearn"}
+    found = {"python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        if imports.get(name, name.replace("-", "_")) in sys.modules:
+            with contextlib.suppress(PackageNotFoundError):
+                found[name] = version(name)
+    return found
+
+
+def die_with_parent() -> None:
+    """On Linux, a worker does not outlive a runner that was killed."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def main(arguments: list[str]) -> None:
+    die_with_parent()
+    if arguments[0] == "step":
+        step(Spec.from_json(arguments[1]))
+        return
+    entries, missing = listed(arguments[1], arguments[2:])
+    print(json.dumps({"entries": [asdict(entry) for entry in entries], "missing": missing}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
