@@ -107,7 +107,8 @@ def _check_text(message: Any) -> None:
 
 
 def _check_opset(imports: Iterable[onnx.OperatorSetIdProto], *, required: bool) -> None:
-    versions = [("" if i.domain == "ai.onnx" else i.domain, i.version) for i in imports]
+    # Converters repeat entries (skl2onnx does), which says nothing; two versions would.
+    versions = {("" if i.domain == "ai.onnx" else i.domain, i.version) for i in imports}
     _check_once((domain for domain, _ in versions), "opset import")
     version = dict(versions).get("")
     newest = onnx.defs.onnx_opset_version()

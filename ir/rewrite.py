@@ -112,8 +112,10 @@ class _Rewriter:
             if name:
                 node = self._node_of(site)
                 wanted = self._restate(site, node)
-                patched = self._correct_inputs(site, node, wanted)
-                self._follow(protos[name], patched)
+                patched = self._correct_inputs(site, node, wanted, self._note_sizes(site))
+                if not self._follow(site, protos[name], patched):
+                    patched |= self._correct_inputs(site, node, wanted, False)
+                    self._follow(site, protos[name], patched)
                 self._give_back(site, name)
                 if site.bodies:
                     follow_branch(self, site)
@@ -194,6 +196,8 @@ class _Rewriter:
         value = self.values[name]
         tensor = constant_tensor(value)
         assert tensor is not None
+        # A use that needs all of it keeps the name, so that this tensor stays as it came.
+        uses = sorted(uses, key=lambda use: self.touched(use[0]))
         masks = [[self.keep(a) for a in operand.axes] for operand, _ in uses]
         tensors: list[tuple[list[Flags], oir.Value]] = []
         for mask, (_, place) in zip(masks, uses, strict=True):
@@ -217,8 +221,9 @@ class _Rewriter:
                 if any(not other[axis].all() for other, _ in tensors)
             ]
         kept_everywhere = [np.logical_or.reduce(parts) for parts in zip(*masks, strict=True)]
-        set_constant(value, _sliced(tensor, tensors[0][0]))
-        self._changed_constant(name, tensors[0][0])
+        if self.touched(uses[0][0]):
+            set_constant(value, _sliced(tensor, tensors[0][0]))
+            self._changed_constant(name, tensors[0][0])
         return [
             Slice(
                 name,
@@ -284,11 +289,11 @@ class _Rewriter:
         return restated.wanted
 
     def _correct_inputs(
-        self, site: Site, node: oir.Node, wanted: dict[int, Array]
+        self, site: Site, node: oir.Node, wanted: dict[int, Array], arithmetic: bool
     ) -> dict[int, list[Array]]:
-        """Patches inputs that would not be what the node needs; returns the patched values."""
+        """Patches inputs that would not be what the node needs; returns the patched values. In
+        shape ``arithmetic``, sizes may have changed."""
         patched: dict[int, list[Array]] = {}
-        arithmetic = self._note_sizes(site)
         count = max(len(site.inputs), max(wanted, default=-1) + 1)
         for index in range(count):
             operand = site.input(index)
@@ -329,19 +334,21 @@ class _Rewriter:
         """Whether this is a value of shape arithmetic that pruning has changed."""
         return name in self.changed and name in self.sizes
 
-    def _follow(self, proto: object, patched: dict[int, list[Array]]) -> None:
-        """Evaluates a node of shape arithmetic again if anything it depends on has changed."""
+    def _follow(self, site: Site, proto: object, patched: dict[int, list[Array]]) -> bool:
+        """Evaluates a node of shape arithmetic again if anything it depends on has changed. False,
+        and nothing done, when the result no longer has the shape that pruning leaves it: then a
+        size that it was given says how large data is."""
         import onnx
 
         assert isinstance(proto, onnx.NodeProto)
         facts = self.analysis.facts
         if not all(o in facts[0].values for o in proto.output if o) or not proto.output:
-            return
+            return True
         moved = patched or any(i in self.changed for i in proto.input)
         if proto.op_type in ("Shape", "Size"):
             moved = self._types[0].get(proto.input[0]) != facts[0].types.get(proto.input[0])
         if not moved:
-            return
+            return True
         results: list[dict[str, Array]] = []
         for k, fact in enumerate(facts):
             values = {
@@ -352,12 +359,19 @@ class _Rewriter:
             values.update({proto.input[i]: need[k] for i, need in patched.items()})
             types = {i: self._types[k][i] for i in proto.input if i in self._types[k]}
             results.append(evaluate(proto, self.analysis.skeleton.opset, values, types))
+        for operand in site.outputs:
+            shapes = [] if operand is None else self.new_shape(operand).tolist()
+            for shape, result in zip(shapes, results, strict=False):
+                found = None if operand is None else result.get(operand.name)
+                if found is None or found.shape != tuple(shape):
+                    return False
         for name in proto.output:
             old = self.before(name)
             if all(name in r for r in results) and old is not None:
                 new = [r[name] for r in results]
                 if not all(map(np.array_equal, old, new)):
                     self.changed[name] = new
+        return True
 
     def _give_back(self, site: Site, name: str) -> None:
         """Sizes that move get their original values back right behind Shape and Size: what the

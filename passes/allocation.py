@@ -226,6 +226,9 @@ def _nothing_prunable(analysis: Analysis, limits: Limits) -> str:
     hint = "run 'secateur inspect' to see what is pinned and why"
     if inexact and not limits.inexact:
         hint = f"{inexact} groups are inexact: allow them with --inexact"
+        sites = [analysis.sites[i.site] for i in analysis.statements.inexact]
+        if any(all(o.constant for o in site.inputs if o is not None) for site in sites):
+            hint += ", or compute normalised weights first, with the pass fold-constants"
     elif any(len(g.units) > 1 for g in analysis.groups):
         hint = "the limits (--max-ratio, --round-to) leave no room"
     elif analysis.warnings:

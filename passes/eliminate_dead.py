@@ -8,7 +8,7 @@ not define may have side effects and stay. Inputs, outputs and opset imports nev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,7 +39,7 @@ class EliminateDead(Pass):
         graphs = [g for body in [model.graph, *bodies] for g in (body, *body.subgraphs())]
         statistics = {
             "nodes-removed": nodes,
-            "initializers-removed": sum(_remove_initializers(graph) for graph in graphs),
+            "initializers-removed": sum(remove_initializers(graph) for graph in graphs),
             "functions-removed": functions,
         }
         return PassResult(model, any(statistics.values()), statistics)
@@ -107,7 +107,8 @@ def _sweep(graph: oir.Graph, pure: _PureOperators) -> int:
     return removed
 
 
-def _remove_initializers(graph: oir.Graph) -> int:
+def remove_initializers(graph: oir.Graph, among: Collection[oir.Value] | None = None) -> int:
+    """Removes initializers (of ``among``, if given) that nothing uses; returns how many."""
     annotated = {
         tensor_name
         for value in _values(graph)
@@ -118,6 +119,7 @@ def _remove_initializers(graph: oir.Graph) -> int:
         for name, value in graph.initializers.items()
         if not (value.uses() or value.is_graph_output() or value.is_graph_input())
         and name not in annotated
+        and (among is None or value in among)
     ]
     for name in dead:
         del graph.initializers[name]

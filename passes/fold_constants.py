@@ -28,7 +28,7 @@ from ..ir import constants
 from ..ir.errors import CertificateError
 from ..ir.inference import infer_shapes
 from .base import Contract, Pass, PassContext, PassResult
-from .eliminate_dead import detach
+from .eliminate_dead import detach, remove_initializers
 
 if TYPE_CHECKING:
     import onnx
@@ -344,7 +344,8 @@ def _run(
 
 
 def _rewrite(model: oir.Model, plan: _Plan) -> tuple[int, list[oir.TensorProtocol]]:
-    """Store what is still used of the folded nodes; remove them. Returns (removed, stored)."""
+    """Store what is still used of the folded nodes; remove them and the weights that nothing uses
+    any more. Returns (removed, stored)."""
     folded = set(plan.folded)
     stored: list[oir.TensorProtocol] = []
     removed = []
@@ -360,8 +361,13 @@ def _rewrite(model: oir.Model, plan: _Plan) -> tuple[int, list[oir.TensorProtoco
             _replace(value, node, plan.tensors[value], model)
             stored.append(plan.tensors[value])
         removed.append(node)
+    read = {value for node in removed for value in node.inputs if value is not None}
+    graphs = {value.graph for value in read if value.is_initializer()}
     for node in reversed(removed):
         detach(node)
+    for graph in graphs:
+        if isinstance(graph, oir.Graph):
+            remove_initializers(graph, read)
     return len(removed), stored
 
 

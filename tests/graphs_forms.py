@@ -282,3 +282,16 @@ def matmul_experts_4d() -> Net:
         "a = MatMul(x, w1) r = Relu(a) e = MatMul(r, w2) y = ReduceSum<keepdims=0>(e, one)",
         w1=(1, 8, 8, 16), w2=(1, 8, 16, 8), one=[1],
     )  # fmt: skip
+
+
+@graph(2, "e a w c")
+def zeros_of_a_pruned_shape() -> Net:
+    """Zeros as large as queries that lose channels, while the zeros join a stream that does not:
+    the size they are given says how large data is. The queries' channels, the hidden ones."""
+    return net(
+        "(float[N,6,8] x) => (float[N,6,8] y)",
+        """sx = Shape(x) b = Gather(sx, zero) times = Concat<axis=0>(b, ones) q = Tile(e, times)
+        s = Shape(q) z = ConstantOfShape(s) qa = MatMul(q, a) zw = MatMul(z, w) h = Add(qa, zw)
+        r = Relu(h) o = MatMul(r, c) oz = Add(o, z) y = Add(oz, x)""",
+        e=(1, 6, 8), a=(8, 12), w=(8, 12), c=(12, 8), zero=[0], ones=[1, 1],
+    )  # fmt: skip

@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from onnx import parser
 
+import secateur
 from secateur.passes.fold_constants import FoldConstants
 
 from .pass_runs import apply, build, compare, normal, ops, stored
@@ -230,3 +232,13 @@ def test_metadata_of_a_folded_value_is_kept() -> None:
     new, _ = apply(FoldConstants(), old)
     (kept,) = [v for v in new.graph.value_info if v.name == "a"]
     assert kept.doc_string == "negated" and kept.metadata_props[0].key == "k"
+
+
+def test_weights_that_only_folded_nodes_read_go() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[N, 3] x) => (float[N, 3] y)
+        <float[3] a = {1, 2, 3}, float[3] b = {4, 5, 6}, float[3] unread = {7, 8, 9}>
+        { c = Mul(a, b)  d = Add(x, c)  y = Add(d, b) }"""
+    )
+    folded = secateur.run(model, "fold-constants", bench=False).model
+    assert sorted(folded.graph.initializers) == ["b", "c", "unread"]
