@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as oir
 
@@ -32,13 +30,9 @@ from ..passes.proof import Points
 from ..passes.prune import Prune, Pruning
 from ..runtime.benchmark import Speedup, Timing
 from ..runtime.certificate import Certificate
-
-MAX_THREADS = 1024
-MAX_SIZE = 2**31 - 1
+from .context import Calibration, Progress, check_threads, pass_context
 
 Source = str | os.PathLike[str] | onnx.ModelProto | oir.Model
-Calibration = str | os.PathLike[str] | Mapping[str, npt.NDArray[np.generic]]
-Progress = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True)
@@ -125,7 +119,7 @@ def analyze(
     from ..runtime.observe import observer
 
     model = load_model(source)
-    context = _context(model, dims, calibration)
+    context = pass_context(model, dims, calibration)
     return _analysis.analyze(
         model,
         context.dims,
@@ -176,7 +170,7 @@ def certify(
     from ..passes.prune import prove_slices
 
     analysis = plan.analysis
-    context = _context(
+    context = pass_context(
         analysis.model, analysis.facts[0].binding, calibration, threads=threads, seed=seed
     )
     masks, compactions = reference_points(analysis, plan.removed)
@@ -203,7 +197,7 @@ def bench(
     from ..runtime.runnable import runnable
 
     model = load_model(original)
-    context = _context(model, dims, calibration, threads=threads, seed=seed)
+    context = pass_context(model, dims, calibration, threads=threads, seed=seed)
     binding = bind_dims(model, context.dims)[0]
     with runnable(model, load_model(candidate)) as (reference, other):
         if context.calibration is None:
@@ -292,7 +286,7 @@ def run(
     begin = time.perf_counter()
     model = load_model(source)
     passes = parse_pipeline(pipeline) if isinstance(pipeline, str) else tuple(pipeline)
-    context = _context(model, dims, calibration, threads, seed, progress)
+    context = pass_context(model, dims, calibration, threads, seed, progress)
     seconds = {"load": time.perf_counter() - begin}
     outcome = PassManager(passes, instrumentations).run(model, context)
     timing, warnings = None, list[str]()
@@ -337,14 +331,14 @@ def verify(
     """
     from .verify import verify_report
 
-    _check_threads(threads)
+    check_threads(threads)
     model = load_model(original)
     return verify_report(
         model,
         original,
         pruned,
         report,
-        lambda dims, seed: _context(model, dims, calibration, threads, seed, progress),
+        lambda dims, seed: pass_context(model, dims, calibration, threads, seed, progress),
     )
 
 
@@ -353,56 +347,3 @@ def _prune_pass(**options: Any) -> Prune:
         return Prune(**options)
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def _check_threads(threads: int) -> None:
-    if not 0 <= threads <= MAX_THREADS:
-        raise UsageError(f"the number of threads must be 0 to {MAX_THREADS}, not {threads}")
-
-
-def _context(
-    model: oir.Model,
-    dims: Mapping[str, int] | None,
-    calibration: Calibration | None,
-    threads: int = 0,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> PassContext:
-    """Options shared by all passes; sizes that ``dims`` leaves open come from the calibration."""
-    from ..ir.shapes import symbolic_dims
-
-    _check_threads(threads)
-    if seed < 0:
-        raise UsageError(f"the seed cannot be negative ({seed})")
-    for name, size in (dims or {}).items():
-        if not 0 < size <= MAX_SIZE:
-            raise UsageError(f"dimension '{name}' needs a size of 1 to {MAX_SIZE}, not {size}")
-    sizes = dict(dims or {})
-    arrays: dict[str, npt.NDArray[np.generic]] | None = None
-    if calibration is not None:
-        from ..runtime.calibration import load_calibration
-
-        if isinstance(calibration, (str, os.PathLike)):
-            calibration = Path(calibration)
-        arrays = load_calibration(calibration, _interface(model), sizes)
-        for name, places in symbolic_dims(model).items():
-            for value, axis in places:
-                if axis > 0 and name not in sizes and value in arrays:
-                    shape = arrays[value].shape
-                    sizes[name] = shape[axis + arrays[value].ndim - _rank(model, value)]
-    options: dict[str, Any] = {} if progress is None else {"progress": progress}
-    return PassContext(seed=seed, threads=threads, dims=sizes, calibration=arrays, **options)
-
-
-def _rank(model: oir.Model, name: str) -> int:
-    value = next(v for v in model.graph.inputs if v.name == name)
-    return len(value.shape or ())
-
-
-def _interface(model: oir.Model) -> onnx.ModelProto:
-    """The model's inputs without nodes and weights."""
-    proto = onnx.ModelProto(ir_version=model.ir_version)
-    proto.graph.input.extend(
-        oir.serde.serialize_value(v) for v in model.graph.inputs if not v.is_initializer()
-    )
-    return proto

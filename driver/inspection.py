@@ -13,7 +13,8 @@ import numpy as np
 from ..ir.analysis import Analysis
 from ..ir.errors import SecateurError, UsageError
 from ..passes.options import Option
-from .api import Calibration, Progress, analyze, bench
+from .api import analyze, bench
+from .context import Calibration, Progress
 
 
 def describe_analysis(analysis: Analysis) -> dict[str, Any]:

@@ -28,7 +28,9 @@ Protect = Annotated[
 ]
 Carrier = Annotated[
     Literal["heads", "head-dim"],
-    typer.Option(help="What units of attention are made of: whole heads, or one place in every head."),
+    typer.Option(
+        help="What units of attention are made of: whole heads, or one place in every head."
+    ),
 ]
 Report = Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

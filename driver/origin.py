@@ -18,7 +18,8 @@ import numpy.typing as npt
 from ..ir.analysis import Analysis
 from ..ir.constants import constants, tensor_shape
 from ..ir.errors import SecateurError
-from ..ir.rewrite import Slice, rewrite
+from ..ir.rewrite import rewrite
+from ..ir.slices import Slice
 from ..passes.prune import Pruning
 
 Place = tuple[str, int]

@@ -71,9 +71,7 @@ def verify_report(
         raise DataError(f"the report does not fit the original model: {error}") from None
     smaller = load_model(pruned)
     try:
-        return prove(
-            before, smaller, points, facts, context, removed=removed or None, source=model
-        )
+        return prove(before, smaller, points, facts, context, removed=removed or None, source=model)
     except (ModelError, OverflowError) as error:
         raise CertificateError(
             f"the report's certificate does not fit the original model: {error}"

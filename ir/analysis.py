@@ -20,6 +20,7 @@ from .constants import constant_tensor, constants, is_float
 from .coupling import Coupling, Flags, Indices
 from .errors import ModelError, UsageError
 from .graphs import captured, subgraphs
+from .naming import describe, node_label, output_name
 from .rules.base import Body, Operand, Rule, Site, Statements
 from .rules.registry import find_rule
 from .shapes import Array, Facts, Observer, Skeleton, bind_dims, infer_bindings
@@ -388,18 +389,3 @@ class _Builder:
 def constant_tensor_of(node: oir.Node) -> oir.TensorProtocol | None:
     """The tensor of a Constant node; None for any other node."""
     return constant_tensor(node.outputs[0]) if node.op_type == "Constant" else None
-
-
-def describe(node: oir.Node) -> str:
-    """The operator's name with its domain, if it is not the default one."""
-    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-
-
-def output_name(node: oir.Node) -> str:
-    """The first output that has a name: what identifies a node. Empty if there is none."""
-    return next((o.name for o in node.outputs if o.name), "")
-
-
-def node_label(node: oir.Node) -> str:
-    """A name for messages: the node's own, else that of its first output."""
-    return node.name or output_name(node) or node.op_type

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as oir
 
-from .analysis import output_name
 from .graphs import captured
+from .naming import output_name
 from .rules.base import Body, Site
 from .shapes import Array
 

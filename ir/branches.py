@@ -12,9 +12,9 @@ from heapq import heappop, heappush
 
 import onnx_ir as oir
 
-from .analysis import output_name
 from .constants import constant_tensor
 from .graphs import subgraphs
+from .naming import output_name
 
 
 @dataclass(frozen=True)

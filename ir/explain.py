@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .analysis import GRAPH_INPUT, Analysis, describe, node_label
+from .analysis import GRAPH_INPUT, Analysis
 from .coupling import Link, Pin
 from .errors import UsageError
+from .naming import describe, node_label
 from .units import Group
 
 if TYPE_CHECKING:

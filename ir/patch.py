@@ -12,9 +12,9 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as oir
 
-from .analysis import node_label
 from .constants import constant_tensor, set_constant, tensor_shape
 from .errors import TargetError
+from .naming import node_label
 from .shapes import Array
 
 

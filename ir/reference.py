@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .analysis import Analysis, output_name
+from .analysis import Analysis
 from .coupling import Flags
 from .masks import Compaction, Mask
+from .naming import output_name
 
 
 def reference_points(analysis: Analysis, removed: Flags) -> tuple[list[Mask], list[Compaction]]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as oir
 
-from .analysis import Analysis, output_name
+from .analysis import Analysis
 from .boundary import (
     correct_captured,
     correct_outputs,
@@ -28,49 +28,24 @@ from .boundary import (
     replace_dead,
 )
 from .constants import constant_tensor, set_constant
-from .coupling import Flags, Indices
-from .external import release
+from .coupling import Flags
 from .flatten import restore
 from .graphs import own_values
+from .naming import output_name
 from .patch import Patcher
 from .restated import Restated, Sizes
 from .roles import roles_of_axes
 from .rules.base import Operand, Site
 from .rules.registry import find_rule
 from .shapes import Array, evaluate
-from .sparse import stay_sparse
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What was cut from one constant: ``indices`` of ``axis``, counted in the original tensor.
-
-    ``role`` is "producer" (the axis makes the channels), "consumer" (it contracts them) or
-    "coupled" (it merely follows: biases, scales, statistics).
-    """
-
-    tensor: str
-    axis: int
-    indices: tuple[int, ...]
-    role: str
-
-
-@dataclass(frozen=True)
-class Copy:
-    """What was cut from one copy of a constant that several nodes shared and that now keep
-    different parts of it: ``indices`` of ``axis`` of ``tensor`` are not in ``stored_as``."""
-
-    tensor: str
-    stored_as: str
-    axis: int
-    indices: tuple[int, ...]
+from .slices import Copy, Slice, cut, sliced
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The rewritten model and every slice that was cut. A constant that is now stored several times
-    is in ``slices`` with what all its copies lack, and in ``copies`` with what each lacks.
-    ``notes`` say what else a reader of the model should know."""
+    """The rewritten model and every slice that was cut; indices and sizes are restated instead.
+    A constant that is now stored several times is in ``slices`` with what all its copies lack, and
+    in ``copies`` with what each lacks. ``notes`` say what else a reader of it should know."""
 
     model: oir.Model
     slices: list[Slice]
@@ -100,6 +75,7 @@ class _Rewriter:
         self._cuts: dict[int, bool] = {}
         self.changed: dict[str, list[Array]] = {}
         self.sizes: set[str] = set()
+        self.restated: set[str] = set()
         self._copies: list[Copy] = []
         self._types = [dict(f.types) for f in analysis.facts]
 
@@ -125,6 +101,7 @@ class _Rewriter:
         correct_outputs(self, self.graph)
         self.patcher.drop_abandoned()
         notes = restore(self.model, self.values)
+        slices = [s for s in slices if s.tensor not in self.restated]
         return Rewritten(self.model, slices, self._copies, notes)
 
     # -- masks and sizes ----------------------------------------------------------------------
@@ -159,7 +136,7 @@ class _Rewriter:
 
     def kept(self, operand: Operand, values: Sequence[Array]) -> list[Array]:
         """What is left of an operand's values under every binding."""
-        return [_cut(v, self.keeps(operand, k)) for k, v in enumerate(values)]
+        return [cut(v, self.keeps(operand, k)) for k, v in enumerate(values)]
 
     def before(self, name: str) -> list[Array] | None:
         """The original value under every binding, or None."""
@@ -205,7 +182,7 @@ class _Rewriter:
             if same is None:
                 if tensors:
                     clone = f"{name}_{len(tensors)}"
-                    same = self.patcher.new_constant(clone, _sliced(tensor, mask))
+                    same = self.patcher.new_constant(clone, sliced(tensor, mask))
                 else:
                     same = value
                 tensors.append((mask, same))
@@ -222,7 +199,7 @@ class _Rewriter:
             ]
         kept_everywhere = [np.logical_or.reduce(parts) for parts in zip(*masks, strict=True)]
         if self.touched(uses[0][0]):
-            set_constant(value, _sliced(tensor, tensors[0][0]))
+            set_constant(value, sliced(tensor, tensors[0][0]))
             self._changed_constant(name, tensors[0][0])
         return [
             Slice(
@@ -238,7 +215,7 @@ class _Rewriter:
     def _changed_constant(self, name: str, mask: list[Flags]) -> None:
         before = self.before_constant(name)
         if before is not None:
-            self.changed[name] = [_cut(v, mask) for v in before]
+            self.changed[name] = [cut(v, mask) for v in before]
         for types in self._types:
             dtype, _ = types[name]
             types[name] = (dtype, tuple(int(m.sum()) for m in mask))
@@ -304,6 +281,7 @@ class _Rewriter:
             after = self.changed.get(name, before)
             if index in wanted:
                 need = list(wanted[index])
+                self.restated.add(name)
             else:
                 assert operand is not None and before is not None
                 need = self.kept(operand, before)
@@ -389,42 +367,3 @@ class _Rewriter:
 
 def _equal(a: Sequence[Flags], b: Sequence[Flags]) -> bool:
     return all(map(np.array_equal, a, b))
-
-
-def _cut(array: Array, masks: Sequence[Flags]) -> Array:
-    for axis, keep in enumerate(masks):
-        if not keep.all():
-            array = np.compress(keep, array, axis=axis)
-    return array
-
-
-def _sliced(tensor: oir.TensorProtocol, masks: Sequence[Flags]) -> oir.TensorProtocol:
-    """The kept part of a tensor; data on disk stays there until the result is written."""
-    if all(m.all() for m in masks):
-        return tensor
-    shape = oir.Shape([int(m.sum()) for m in masks])
-
-    def cut() -> oir.TensorProtocol:
-        array = tensor.numpy()
-        kept: list[Indices] = [np.flatnonzero(m) for m in masks]
-        partial = [axis for axis, m in enumerate(masks) if not m.all()]
-        if len(partial) == 1:
-            array = np.take(array, kept[partial[0]], axis=partial[0])
-        else:
-            array = array[np.ix_(*kept)]
-        release(tensor)
-        part = oir.Tensor(
-            array,
-            dtype=tensor.dtype,
-            name=tensor.name,
-            doc_string=tensor.doc_string,
-            metadata_props=dict(tensor.metadata_props),
-        )
-        stay_sparse(tensor, part)
-        return part
-
-    if isinstance(tensor, oir.ExternalTensor):
-        lazy = oir.LazyTensor(cut, tensor.dtype, shape, name=tensor.name)
-        lazy.meta["external_data"] = True
-        return lazy
-    return cut()

@@ -14,7 +14,8 @@ from ..ir.analysis import Analysis, analyze
 from ..ir.coupling import Flags
 from ..ir.masks import Compaction, Mask
 from ..ir.reference import reference_points
-from ..ir.rewrite import Copy, Rewritten, Slice, rewrite
+from ..ir.rewrite import Rewritten, rewrite
+from ..ir.slices import Copy, Slice
 from ..runtime.cost import CostModel, Costs
 from .allocation import Limits, Target, allocate
 from .base import Contract, Pass, PassContext, PassResult

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as oir
 
-from ..ir.analysis import Analysis, Weight, node_label
+from ..ir.analysis import Analysis, Weight
 from ..ir.coupling import Flags
+from ..ir.naming import node_label
 from ..ir.rules.base import Site
 
 Counts = npt.NDArray[np.int64]
@@ -212,7 +213,8 @@ class CostModel:
     def _weight_bytes(self, sizes: Counts, removed: Flags | None) -> int:
         """Bytes of all constants, integers included."""
         types = self.analysis.skeleton.constants
-        counts = {
+        counts = {name: math.prod(shape) for name, (_, shape) in types.items()}
+        counts |= {
             o.name: int(sizes[list(o.axes)].prod())
             for o in self.analysis.operands.values()
             if o.name in types

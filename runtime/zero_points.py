@@ -19,7 +19,7 @@ ZERO_POINTS: dict[str, dict[int, int]] = {
 
 
 def zero_axis(node: onnx.NodeProto, number: int, rank: int) -> int:
-    """The axis of a quantised operand along which a vector of zero points runs."""
+    """The axis of a quantised operand along which a vector of zero points runs; 0 for a scalar."""
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     if node.op_type in ("QLinearConv", "ConvInteger"):
         axis = 0
@@ -29,4 +29,4 @@ def zero_axis(node: onnx.NodeProto, number: int, rank: int) -> int:
         axis = 0 if attributes.get("transB", 0) else 1
     else:  # matrix products: the rows of the first operand, the columns of the second
         axis = rank - 2 if number == 0 else rank - 1
-    return axis % rank
+    return axis % max(rank, 1)

@@ -121,7 +121,7 @@ def convolved_projections() -> Net:
     the result is a map again. Groups: the stream, heads."""
     project = "".join(
         f"""{n}d = Conv<group=24, strides={stride}, pads=[1,1,1,1]>(s, d{n})
-        {n}f = Reshape({n}d, flat) {n}r = Transpose<perm=[0,2,1]>({n}f) 
+        {n}f = Reshape({n}d, flat) {n}r = Transpose<perm=[0,2,1]>({n}f)
         {n}m = MatMul({n}r, w{n})\n"""
         + heads(f"{n}m", n)
         for n, stride in (("q", "[1,1]"), ("k", "[2,2]"), ("v", "[2,2]"))

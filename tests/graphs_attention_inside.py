@@ -12,7 +12,8 @@ from .graphs_attention_forms import HEADS, OUT, PLACES, ROWS, SEPARATE, TOKENS, 
 from .graphs_sequence import attend, heads, qkv
 
 LENGTH = """sh = Shape(x) t = Gather<axis=0>(sh, i1) tu = Unsqueeze(t, ax)\n"""
-POSITIONS: dict[str, Weight] = {"i0": scalar(0), "i1": scalar(1), "ax": [0]}
+END: dict[str, Weight] = {"i1": scalar(1), "ax": [0]}
+POSITIONS: dict[str, Weight] = {"i0": scalar(0), **END}
 TABLE = LENGTH + "c = Slice(cos, ax, tu, ax) s = Slice(sin, ax, tu, ax)\n"
 
 
@@ -33,7 +34,7 @@ CUTS: dict[str, Weight] = {"z0": [0], "z3": [3], "z6": [2**62]}
 @form(ROWS, "3 wq wk cos sin; 6 wv wo", dims="N T")
 def rotary_halves() -> Net:
     """x * cos + (-x2, x1) * sin with caches [16,6]: places d and d + 3 go together."""
-    return _turned(TABLE, HALVES, cos=(16, 6), sin=(16, 6), **POSITIONS, **CUTS)
+    return _turned(TABLE, HALVES, cos=(16, 6), sin=(16, 6), **END, **CUTS)
 
 
 @form(ROWS, "3 wq wk inv; 6 wv wo", dims="N T")
@@ -69,7 +70,7 @@ def rotary_strided() -> Net:
     slices = "{n}a = Slice({n}0, z0, z6, z3, z2) {n}b = Slice({n}0, z1, z6, z3, z2)\n"
     return _turned(
         TABLE, slices + PAIRS, cos=(16, 3), sin=(16, 3), z1=[1], z2=[2], end=[4],
-        flat=[0, 0, 0, -1], **POSITIONS, **CUTS,
+        flat=[0, 0, 0, -1], **END, **CUTS,
     )  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def rotary_pairs() -> Net:
         {n}a = Squeeze({n}a5, end) {n}b = Squeeze({n}b5, end)\n"""
     return _turned(
         TABLE, split + PAIRS, cos=(16, 3), sin=(16, 3), pairs=[0, 0, 0, 3, 2], ones=[1, 1],
-        end=[4], flat=[0, 0, 0, 6], **POSITIONS,
+        end=[4], flat=[0, 0, 0, 6], **END,
     )  # fmt: skip
 
 
@@ -190,10 +191,10 @@ def linear_attention() -> Net:
     """(q (k' v)) / (q sum(k)), without a softmax."""
     return net(
         TOKENS,
-        qkv("x") + """qp = Relu(q) kp = Relu(k) kt = Transpose<perm=[0,1,3,2]>(kp) kv = MatMul(kt, v)
-        ks = ReduceSum(kp, two)
-        kst = Transpose<perm=[0,1,3,2]>(ks) z = MatMul(qp, kst) n = MatMul(qp, kv)
-        za = Add(z, one) av = Div(n, za) at = Transpose<perm=[0,2,1,3]>(av)
+        qkv("x") + """qp = Relu(q) kp = Relu(k) kt = Transpose<perm=[0,1,3,2]>(kp)
+        kv = MatMul(kt, v) ks = ReduceSum(kp, two) kst = Transpose<perm=[0,1,3,2]>(ks)
+        z = MatMul(qp, kst) n = MatMul(qp, kv) za = Add(z, one)
+        av = Div(n, za) at = Transpose<perm=[0,2,1,3]>(av)
         o = Reshape(at, merged)""" + OUT,
         one=1.0, two=[2], **{f"w{n}": (24, 24) for n in "qkv"},
         **{k: w for k, w in HEADS.items() if k != "half"},

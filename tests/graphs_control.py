@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .graph_builder import IMAGE, Net, Weight, graph, net, scalar
+from .graph_builder import Net, Weight, graph, net, scalar
 
 STEP = "a = MatMul(h, wh) xw = MatMul(xi, wx) s = Add(a, xw) t = Add(s, b) h2 = Tanh(t)\n"
 """One step of a recurrent network of 16 hidden units: state h, input xi, new state h2."""
@@ -97,8 +97,8 @@ def loop_with_sizes() -> Net:
             h2 = MatMul(f, wt) }>
         y = MatMul(last, wy) m = ReduceMax<keepdims=0>(x) k = MatMul(widths, turn)
         z = Mul(k, m)""",
-        count=scalar(3), turn=(3, 3), at=scalar(1), heads=[0, 4, 4], w0=(4, 16), wh=(16, 16), wi=(16, 24),
-        wy=(16, 3),
+        count=scalar(3), turn=(3, 3), at=scalar(1), heads=[0, 4, 4],
+        w0=(4, 16), wh=(16, 16), wi=(16, 24), wy=(16, 3),
     )  # fmt: skip
 
 
@@ -252,9 +252,11 @@ def sequence_between_layers() -> Net:
     return net(
         "(float[N,8] x) => (float[N,6] y)",
         """a = MatMul(x, w1) r = Relu(a) b = MatMul(r, w2)
-        c = Neg(b) s1 = SequenceConstruct(b, c) s2 = SequenceInsert(s1, b) s3 = SequenceErase(s2, at)
-        n = SequenceLength(s3) d = SequenceAt(s3, at) e = ConcatFromSequence<axis=1>(s3)
-        f = MatMul(e, w5) k = Cast<to=1>(n) j = Mul(d, k) g = Add(j, f) h = MatMul(g, w3) q = Relu(h) y = MatMul(q, w4)""",
+        c = Neg(b) s1 = SequenceConstruct(b, c) s2 = SequenceInsert(s1, b)
+        s3 = SequenceErase(s2, at) n = SequenceLength(s3) d = SequenceAt(s3, at)
+        e = ConcatFromSequence<axis=1>(s3)
+        f = MatMul(e, w5) k = Cast<to=1>(n) j = Mul(d, k) g = Add(j, f)
+        h = MatMul(g, w3) q = Relu(h) y = MatMul(q, w4)""",
         at=scalar(0), w1=(8, 16), w2=(16, 12), w5=(24, 12), w3=(12, 20), w4=(20, 6),
     )  # fmt: skip
 

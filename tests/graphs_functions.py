@@ -48,7 +48,7 @@ def function_with_sizes() -> Net:
                else_branch = no () => (e) { e = MatMul(x, v) }> }""",
 )  # fmt: skip
 def function_with_branches() -> Net:
-    """A function whose body branches over captured operands. Groups: what goes in, what comes out."""
+    """A function whose body branches over captured operands. Groups: what goes in and comes out."""
     return net(
         "(float[N,8] x, bool c) => (float[N,4] y)",
         "a = MatMul(x, w1) r = Relu(a) b = m.either(c, r, w2, w3) s = Relu(b) y = MatMul(s, w4)",

@@ -10,7 +10,7 @@ import numpy as np
 from .graph_builder import IMAGE, Array, Net, Weight, graph, head, net
 
 END = 2**63 - 1
-I0: dict[str, Weight] = {"i0": [0], "i1": [1], "i2": [2], "most": [5], "overlap": 0.5}
+I0: dict[str, Weight] = {"i0": [0], "i2": [2], "most": [5], "overlap": 0.5}
 BOXES = "(float[N,3,8,8] x) => (float[K,4] found, float[K,10] y)"
 
 
@@ -70,7 +70,8 @@ def regions_of_interest() -> Net:
         masks = Conv(dr, m3)""",
         w0=(8, 3, 3, 3), w1=(12, 8, 3, 3), w2=(12, 12, 1, 1), wb=(4, 12, 1, 1), ws=(2, 12, 1, 1),
         f1=(108, 16), f2=(16, 10), m1=(8, 12, 3, 3), m2=(8, 6, 2, 2), m3=(2, 6, 1, 1),
-        flat4=[0, 4, 64], flat2=[0, 2, 64], limit=0.5, rest=[12, 3, 3], column=[-1, 1, 1, 1], **I0,
+        flat4=[0, 4, 64], flat2=[0, 2, 64], limit=0.5, rest=[12, 3, 3], column=[-1, 1, 1, 1],
+        i1=[1], **I0,
     )  # fmt: skip
 
 
@@ -149,8 +150,8 @@ def spatial_transformer() -> Net:
     """A picture is sampled where a small network says. Groups: the stem, the hidden layer that
     places the grid, the last layer."""
     body = """a = Conv3(x, w0) p = GlobalAveragePool(a) v = Flatten(p) h = Gemm(v, w1) hr = Relu(h)
-        t = Gemm(hr, wt) theta = Reshape(t, matrices) shape = Shape(a) grid = AffineGrid(theta, shape)
-        g = GridSample(a, grid) f = Conv3(g, w2)"""
+        t = Gemm(hr, wt) theta = Reshape(t, matrices) shape = Shape(a)
+        grid = AffineGrid(theta, shape) g = GridSample(a, grid) f = Conv3(g, w2)"""
     return net(
         IMAGE, body + head("f"), w0=(8, 3, 3, 3), w1=(8, 12), wt=(12, 6), w2=(8, 8, 3, 3),
         wy=(10, 8), matrices=[-1, 2, 3],
@@ -195,7 +196,8 @@ def classical_head() -> Net:
     features."""
     body = """a = Conv3(x, w0) ar = Relu(a) b = Conv3(ar, w1) br = Relu(b)
         p = GlobalAveragePool(br) v = Flatten(p)
-        s = ai.onnx.ml.Scaler<offset=[0.0, 0.0, 0.0, 0.0, 0.0, 0.0], scale=[1.0, 2.0, 0.5, 1.5, 2.5, 0.7]>(v)
+        s = ai.onnx.ml.Scaler<offset=[0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            scale=[1.0, 2.0, 0.5, 1.5, 2.5, 0.7]>(v)
         y = ai.onnx.ml.LinearRegressor<targets=2, coefficients=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6,
             -0.6, 0.5, -0.4, 0.3, -0.2, 0.1], intercepts=[0.5, -0.5]>(s)"""
     return net(

@@ -286,10 +286,10 @@ def positional_embedding() -> Net:
     )  # fmt: skip
 
 
-@graph(1, "w2 b2 w3", dims="N T")
+@graph(2, "w1 b1 w2 b2 w3", dims="N T")
 def computed_product() -> Net:
-    """A target that is one number, N*T*16, and back to [-1, 16]. Group: w2's output. The size of
-    the axis that w1's output is flattened into moves with N and T, so that it may be pinned.
+    """A target that is one number, N*T*16, and back to [-1, 16]. Groups: the outputs of w1 and
+    w2; of the axis N*T*16 the same share stays at every N and T.
     """
     return net(
         "(float[N,T,8] x) => (float[M,8] y)",

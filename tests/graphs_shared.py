@@ -133,7 +133,8 @@ def weights_and_numbers() -> Net:
         total = ReduceSum<keepdims=0>(scale) ot = Mul(o, total)
         size = Shape<start=1>(w1) real = Cast<to=1>(size) root = Sqrt(real) y = Div(ot, root)
         numbers = Cast<to=1>(shape) u = Mul(z, numbers)""",
-        w1=(4, 16), scale=16, wy=(16, 5), shape=[0, 2, 8], flat=[0, -1],
+        w1=(4, 16), scale=np.arange(1, 17, dtype=np.float32) / 8, wy=(16, 5), shape=[0, 2, 8],
+        flat=[0, -1],
     )  # fmt: skip
 
 

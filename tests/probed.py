@@ -7,12 +7,9 @@ everything where anything may go.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import onnx
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests import test_probing_attention as attention
 from tests import test_probing_contrib as contrib
@@ -20,7 +17,7 @@ from tests import test_probing_control as control
 from tests import test_probing_experts as experts
 from tests import test_probing_generated as generated
 from tests import test_probing_quantised as quantised
-from tests.probing_draw import Draw
+from tests.probing_draw import draws
 from tests.test_probing import node_cases
 
 Operator = tuple[str, str]
@@ -39,18 +36,8 @@ def cases() -> Iterator[onnx.ModelProto]:
         yield control.model_of(opset, text)
     for text, *_ in experts.CASES.values():
         yield attention.build(text)[0]
-    for make, count in (*generated.FAMILIES.values(), *quantised.FAMILIES.values()):
-        made: list[onnx.ModelProto] = []
-
-        @generated.budget(count)
-        @given(st.data())
-        def collect(data: st.DataObject) -> None:
-            made.append(make(Draw(data.draw))[0])  # noqa: B023  (called at once)
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            collect()
-        yield from made
+    for name, (make, count) in (generated.FAMILIES | quantised.FAMILIES).items():
+        yield from (make(d)[0] for d in draws(name, count))
 
 
 def probed_operators() -> frozenset[Operator]:

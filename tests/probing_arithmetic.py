@@ -82,7 +82,9 @@ UNARY_ATTRIBUTES: dict[str, dict[str, Any]] = {
 
 def unary(d: Draw) -> Case:
     op = d.pick([o for o in UNARY if o != "RegexFullMatch"])
-    opset, shape = d.opset(since(op)), d.shape(0, 4)
+    opset, shape = d.opset(since(op)), [*d.shape(0, 3), d.number(2, 4)]
+    if d.number(0, 19) == 0:
+        shape = []
     dtype = {"Not": np.bool_, "BitwiseNot": np.int32}.get(op, np.float32)
     attributes = dict(UNARY_ATTRIBUTES.get(op, {}))
     x: list[Array | None] = [d.of(dtype, *shape)]
@@ -213,7 +215,10 @@ def pool(d: Draw) -> Case:
     }
     if op == "AveragePool" and d.flag():
         attributes["count_include_pad"] = 1
-    if op != "LpPool" and opset >= 10 and d.flag():
+    sizes = zip(x.shape[2:], attributes["kernel_shape"], attributes["strides"], strict=True)
+    # Where the last window would begin behind the map, ONNX's shape inference counts it.
+    inside = all(-(-(size - kernel) // step) * step < size for size, kernel, step in sizes)
+    if op != "LpPool" and opset >= 10 and inside and d.flag():
         attributes["ceil_mode"] = 1
     outputs = d.number(1, 2) if op == "MaxPool" else 1
     return case(op, [x], opset, outputs=outputs, **attributes)

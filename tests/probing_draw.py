@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from onnx import helper
 from tests.probing_runs import Array, freeze, size_inputs
 
 NEWEST = 28
+NIGHTLY = int(os.environ.get("SECATEUR_NIGHTLY", "1"))
+"""The nightly run has this many times as many cases."""
 Case = tuple[onnx.ModelProto, dict[str, Array]]
 INT_MAX = 2**31 - 1
 
@@ -59,6 +63,31 @@ class Draw:
 
     def opset(self, low: int = 7, high: int = NEWEST) -> int:
         return self.number(low, high)
+
+
+class Seeded(Draw):
+    """Draws from a generator of random numbers, seeded by name and number: every case is another,
+    where Hypothesis varies a few that it likes."""
+
+    def __init__(self, name: str, number: int) -> None:
+        self.rng = np.random.default_rng([zlib.crc32(name.encode()), number])
+
+    def number(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
+
+    def flag(self) -> bool:
+        return bool(self.rng.integers(2))
+
+    def pick(self, items: Sequence[Any]) -> Any:
+        return items[self.number(0, len(items) - 1)]
+
+    def order(self, items: Sequence[int]) -> list[int]:
+        return [items[k] for k in self.rng.permutation(len(items))]
+
+
+def draws(name: str, count: int) -> Iterator[Draw]:
+    """What that many cases draw from; more in the nightly run."""
+    return (Seeded(name, number) for number in range(count * NIGHTLY))
 
 
 def case(

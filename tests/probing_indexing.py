@@ -80,10 +80,11 @@ def scatter_nd(d: Draw) -> Case:
     allowed = ["none", "add", "mul", "max", "min"][: 1 if opset < 16 else 3 if opset < 18 else 5]
     reduction = d.pick(allowed)
     if d.flag():
-        grid = np.meshgrid(*(d.rng.permutation(s)[: d.number(1, s)] for s in sizes), indexing="ij")
+        chosen = (d.rng.permutation(s)[: d.number(1, s)] for s in sizes)
+        grid: Sequence[Array] = np.meshgrid(*chosen, indexing="ij")
     else:
         places = d.rng.permutation(int(np.prod(sizes)))[: d.number(1, 4)]
-        grid = list(np.unravel_index(places, sizes))
+        grid = np.unravel_index(places, sizes)
     indices = np.stack(grid, axis=-1).astype(np.int64)
     known = (1,) if reduction in ("none", "mul") or d.number(0, 2) else ()
     updates = d.floats(*indices.shape[:-1], *shape[depth:])
@@ -123,7 +124,7 @@ def center_crop_pad(d: Draw) -> Case:
     shape = [d.number(2, 5) for _ in range(d.number(1, 3))]
     axes = d.order(range(len(shape)))[: d.number(1, len(shape))]
     target = [d.pick([shape[a], d.number(1, 7)]) for a in axes]
-    extra = maybe(len(axes) < len(shape) or axes != sorted(axes), axes=axes)
+    extra: dict[str, Any] = maybe(len(axes) < len(shape) or axes != sorted(axes), axes=axes)
     return case("CenterCropPad", [d.floats(*shape), i64(*target)], d.opset(18), **extra)
 
 
@@ -147,8 +148,8 @@ def one_hot(d: Draw) -> Case:
 def reverse_sequence(d: Draw) -> Case:
     x, batch = d.floats(*(d.number(2, 4) for _ in range(d.number(2, 3)))), d.number(0, 1)
     lengths = d.rng.integers(1, x.shape[1 - batch] + 1, x.shape[batch])
-    axes = {"batch_axis": batch, "time_axis": 1 - batch}
-    return case("ReverseSequence", [x, lengths], d.opset(10), **axes)
+    inputs, opset = [x, lengths], d.opset(10)
+    return case("ReverseSequence", inputs, opset, batch_axis=batch, time_axis=1 - batch)
 
 
 def det(d: Draw) -> Case:

@@ -27,7 +27,8 @@ def elementwise(d: Draw) -> Case:
         return _case(op, [table(d)], threshold=0.2)
     indices = d.rng.integers(0, 4, (3, 2))
     if op == "LabelEncoder":
-        keys = {"keys_int64s": [0, 1, 2], "values_floats": [0.5, 3.0, -1.0], "default_float": 9.0}
+        values = {"values_floats": [0.5, 3.0, -1.0], "default_float": 9.0}
+        keys: dict[str, Any] = {"keys_int64s": [0, 1, 2], **values}
         return _case(op, [indices], **keys)
     words = np.array(STRINGS, object)[indices]
     return _case(op, [words], cats_strings=STRINGS[:3], cats_int64s=[5, 6, 7], default_int64=-1)

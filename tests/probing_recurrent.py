@@ -80,6 +80,8 @@ def recurrent(d: Draw, op: str) -> Case:
 def activations(d: Draw, count: int) -> dict[str, Any]:
     """Names for every function of every direction, and the numbers of those that take some."""
     names = [d.pick(list(ACTIVATIONS)) for _ in range(count)]
+    while names.count("ThresholdedRelu") > 1:  # several in a row hardly let anything through
+        names[names.index("ThresholdedRelu")] = "Tanh"
     alpha, beta = (
         [v for v in (ACTIVATIONS[n][k] for n in names) if v is not None] for k in range(2)
     )

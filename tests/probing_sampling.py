@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import helper
 
@@ -39,7 +41,11 @@ def roi_align(d: Draw) -> Case:
     opset, count = d.opset(10), d.number(1, 3)
     x = d.floats(d.number(1, 2), d.number(1, 3), 6, 6)
     pictures = d.rng.integers(0, x.shape[0], count)
-    attributes = {"output_height": 2, "output_width": d.number(1, 2), "mode": "avg"}
+    attributes: dict[str, Any] = {
+        "output_height": 2,
+        "output_width": d.number(1, 2),
+        "mode": "avg",
+    }
     inputs = [x, _boxes(d, count, 6, 6), pictures]
     return case("RoiAlign", inputs, opset, **attributes, sampling_ratio=2)
 
@@ -53,7 +59,7 @@ def max_roi_pool(d: Draw) -> Case:
 def max_unpool(d: Draw) -> Case:
     """Indices of a pooling that goes back to where it came from."""
     x = d.floats(d.number(1, 2), d.number(1, 3), *d.pick([(4, 4), (4, 6)]))
-    window = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    window: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
     nodes = [
         helper.make_node("MaxPool", ["x"], ["pooled", "places"], **window),
         helper.make_node("Tanh", ["pooled"], ["h"]),

@@ -180,9 +180,11 @@ MODES = _modes()
 @cache
 def serialised(mode: str) -> bytes:
     """The model of one mode, written once."""
-    return MODES[mode]().SerializeToString()
+    data: bytes = MODES[mode]().SerializeToString()
+    return data
 
 
 def quantised(mode: str) -> onnx.ModelProto:
     """The model of one mode."""
-    return onnx.ModelProto.FromString(serialised(mode))
+    model: onnx.ModelProto = onnx.ModelProto.FromString(serialised(mode))
+    return model

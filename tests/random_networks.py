@@ -196,7 +196,9 @@ def attention(g: Graph, x: str) -> str:
             y = g.add("Reshape", [y, g.sizes(0, *shape)], shape)
             y = g.add("Transpose", [y], [3, 0, heads, steps, each], perm=[2, 0, 3, 1, 4])
             q, k, v = (
-                g.add("Gather", [y, g.constant(np.array(j, np.int64))], [heads, steps, each], axis=0)
+                g.add(
+                    "Gather", [y, g.constant(np.array(j, np.int64))], [heads, steps, each], axis=0
+                )
                 for j in range(3)
             )
         else:

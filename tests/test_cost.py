@@ -22,8 +22,8 @@ from .graph_builder import is_nested
 from .graphs import GRAPHS, INFO, feeds
 from .quantised_macs import quantised_macs, quantised_weights
 
-BY_DATA = ("experts_hit",)
-"""Nobody knows before the run how many tokens choose an expert."""
+BY_DATA = ("detector", "experts_hit", "regions_of_interest")
+"""Nobody knows before the run how many boxes are left, or how many tokens choose an expert."""
 PLAIN = [
     name
     for name, info in INFO.items()
@@ -60,7 +60,7 @@ def counted_macs(model: onnx.ModelProto, dims: Mapping[str, int]) -> int:
     for node in model.graph.node:
         inputs = [shapes.get(i, ()) for i in node.input]
         y = math.prod(shapes.get(node.output[0], ()))
-        if node.op_type == "Conv":
+        if node.op_type in ("Conv", "DeformConv"):  # of the latter, what it reads is interpolated
             total += y * math.prod(inputs[1][1:])
         elif node.op_type == "ConvTranspose":
             total += math.prod(inputs[0]) * math.prod(inputs[1][1:])

@@ -51,6 +51,9 @@ def check(found: Analysis, entry: Explanation, start: Coordinate) -> None:
         }
         assert any(f"'{named_by(found, site)}'" in step.node for site in sites)
         here = reached
+    # The pin may sit on a virtual axis behind the last step.
+    near = between.subgraph([*(n for n in between if not found.owners[n[0]][0]), *here])
+    here = set().union(*(nx.node_connected_component(near, node) for node in here))
     pins = [
         pin
         for pin in found.coupling.pins

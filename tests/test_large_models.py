@@ -23,6 +23,9 @@ RUNNABLE = sorted(n for n, i in INFO.items() if i.runnable and n != "loop_of_seq
 """A sequence cannot pass from one segment to the next."""
 
 
+ROUNDED = ("experts_8bits_in_blocks",)
+
+
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_segments_compute_what_the_whole_computes(name: str) -> None:
     model = GRAPHS[name]()
@@ -34,10 +37,10 @@ def test_segments_compute_what_the_whole_computes(name: str) -> None:
         wanted = run(whole, feed)
         assert found.keys() == wanted.keys()
         for key, array in wanted.items():
-            # ONNX Runtime computes several float16 nodes in a row without rounding in between.
-            # The first opset's Scan, which runs its body for a whole batch, adds up in other orders.
-            error = 5e-3 * np.abs(array).max() if array.dtype == np.float16 else 0
-            error = 1e-6 * np.abs(array).max() if name == "scan_with_a_batch" else error
+            # ONNX Runtime computes several float16 nodes in a row without rounding in between, and
+            # kernels that find their weights constant add up in other orders, or round to 8 bits.
+            error = 5e-3 if array.dtype == np.float16 else 2e-2 if name in ROUNDED else 1e-6
+            error *= np.abs(array).max()
             np.testing.assert_allclose(found[key], array, rtol=0, atol=error)
 
 

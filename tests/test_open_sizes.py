@@ -76,7 +76,7 @@ def test_detection_keeps_what_it_finds(name: str) -> None:
     after = constants(pruned)
     assert after["wb"].dims[0] == 4 and after["ws"].dims[0] == 2
     assert after["wb"].dims[1] == after["ws"].dims[1] == 6
-    counts = set()
+    counts: set[int] = set()
     for seed in range(8):
         feed = feeds(model, seed=seed)
         counts.update(array.shape[0] for array in run(pruned, feed).values())

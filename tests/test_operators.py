@@ -15,6 +15,7 @@ from secateur.ir.rules import RULES
 from tests.probed import Operator, cases
 from tools.operators import COMMAND, PAGE, STANDARD, page, versions
 
+
 @cache
 def observed() -> dict[Operator, set[str]]:
     """For every operator of the cases, what its rule says in them: "exact" or "inexact", and

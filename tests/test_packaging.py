@@ -67,7 +67,7 @@ def imported(paths: Iterable[Path]) -> set[str]:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 found.add(node.module.split(".")[0])
-    ours = {"secateur", "tests", "benchmarks", "secateur_example_plugin"}
+    ours = {"secateur", "tests", "benchmarks", "tools", "secateur_example_plugin"}
     return found - set(sys.stdlib_module_names) - {"tomllib"} - ours
 
 

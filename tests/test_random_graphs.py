@@ -10,17 +10,17 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import secateur
 from secateur.ir.errors import CertificateError
 from secateur.ir.io import to_proto
-from tests.probing_draw import Case, Draw
+from tests.probing_draw import NIGHTLY, Case, Draw
 from tests.pruning_checks import at_random, check_interface
 from tests.random_graphs import OPSETS, Graph, Pinned, Unavailable, grafted
 from tests.random_networks import image_network, sequence_network
-from tests.test_probing_generated import FAMILIES, budget
+from tests.test_probing_generated import FAMILIES
 
 
 def prune_at_random(model: onnx.ModelProto, d: Draw) -> bool:
@@ -51,6 +51,16 @@ def prune_at_random(model: onnx.ModelProto, d: Draw) -> bool:
 
 def _dynamic(model: onnx.ModelProto) -> bool:
     return any(d.dim_param for v in model.graph.input for d in v.type.tensor_type.shape.dim)
+
+
+def budget(count: int) -> settings:
+    return settings(
+        max_examples=count * NIGHTLY,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 def check_all(count: int, make: Callable[[st.DataObject], onnx.ModelProto | None]) -> None:

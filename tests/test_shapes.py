@@ -17,10 +17,17 @@ from secateur.ir.errors import ModelError, UsageError
 from secateur.ir.shapes import SMALL, Skeleton, bind_dims, evaluate, symbolic_dims
 from secateur.runtime.observe import observer
 
-from .graph_builder import is_nested
+from .graph_builder import all_nodes, is_nested
 from .graphs import GRAPHS, INFO, Array, feeds
+from .test_cost import BY_DATA
 
-PLAIN = [n for n, info in INFO.items() if info.runnable and not is_nested(GRAPHS[n]())]
+PLAIN = [
+    name
+    for name, info in INFO.items()
+    if info.runnable and name not in BY_DATA and not is_nested(GRAPHS[name]())
+]
+STANDARD = [name for name in PLAIN if not any(node.domain for node in all_nodes(GRAPHS[name]()))]
+"""Inference knows the standard's operators; shapes behind others are seen in a run."""
 
 
 def to_ir(model: onnx.ModelProto) -> oir.Model:
@@ -127,7 +134,7 @@ def test_an_input_without_a_rank_is_refused() -> None:
 # ---- inference ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", STANDARD)
 def test_types_and_values_are_those_of_a_run(name: str) -> None:
     """At both bindings, for every value; known values equal the computed ones."""
     model = GRAPHS[name]()
@@ -143,7 +150,11 @@ def test_types_and_values_are_those_of_a_run(name: str) -> None:
         for value, array in facts.values.items():
             if value in real:
                 assert array.dtype == real[value].dtype
-                np.testing.assert_array_equal(array, real[value], err_msg=value)
+                if array.dtype.kind == "f":  # to rounding: a cosine, say
+                    near = np.isclose(array.astype(float), real[value], rtol=3e-7, atol=0)
+                    assert near.all(), value
+                else:
+                    np.testing.assert_array_equal(array, real[value], err_msg=value)
                 known += 1
     shape_nodes = sum(n.op_type in ("Shape", "Constant") for n in model.graph.node)
     assert known >= shape_nodes

@@ -53,8 +53,9 @@ def _flat_cnn() -> Built:
     from flax import nnx
 
     rngs = nnx.Rngs(0)
-    first, depth = nnx.Conv(1, 16, (3, 3), rngs=rngs), nnx.Conv(
-        16, 16, (3, 3), feature_group_count=16, rngs=rngs
+    first, depth = (
+        nnx.Conv(1, 16, (3, 3), rngs=rngs),
+        nnx.Conv(16, 16, (3, 3), feature_group_count=16, rngs=rngs),
     )
     hidden, head = nnx.Linear(16 * 7 * 7, 64, rngs=rngs), nnx.Linear(64, 10, rngs=rngs)
 
@@ -99,7 +100,8 @@ def _grouped_query() -> Built:
     keys = jax.random.split(jax.random.key(0), 7)
     sizes = ((64, 64), (64, 32), (64, 32), (64, 64), (64, 96), (64, 96), (96, 64))
     q, k, v, o, gate, up, down = (
-        jax.random.normal(key, size) * size[0] ** -0.5 for key, size in zip(keys, sizes, strict=True)
+        jax.random.normal(key, size) * size[0] ** -0.5
+        for key, size in zip(keys, sizes, strict=True)
     )
 
     def run(x: Any) -> Any:
@@ -128,7 +130,8 @@ def _scan() -> Built:
     keys = jax.random.split(jax.random.key(0), 5)
     sizes = ((8, 32), (32, 32), (8, 32), (32, 32), (32, 5))
     wx, wh, gx, gh, out = (
-        jax.random.normal(key, size) * size[0] ** -0.5 for key, size in zip(keys, sizes, strict=True)
+        jax.random.normal(key, size) * size[0] ** -0.5
+        for key, size in zip(keys, sizes, strict=True)
     )
 
     def step(h: Any, x: Any) -> tuple[Any, Any]:

@@ -61,12 +61,19 @@ def weights(model: Any) -> Shapes:
     return {t.name: list(t.dims) for t in model.graph.initializer if t.data_type in kinds}
 
 
-def macs(path: Path, dims: dict[str, int]) -> int:
-    """Multiply-accumulates of a file by Secateur's cost model."""
+def macs(path: Path, dims: dict[str, int], whole: bool = False) -> int:
+    """Multiply-accumulates of a file by Secateur's cost model.
+
+    With ``whole``, raises ValueError where some node has no rule or no known shape, and so may
+    not be counted.
+    """
     import secateur
     from secateur.runtime.cost import CostModel
 
-    return CostModel(secateur.analyze(path, dims=dims)).costs().macs
+    analysis = secateur.analyze(path, dims=dims)
+    if whole and analysis.warnings:
+        raise ValueError(f"not all is counted: {analysis.warnings[0]}")
+    return CostModel(analysis).costs().macs
 
 
 def same_interface(original: Path, pruned: Path, dims: dict[str, int]) -> bool:

@@ -30,7 +30,9 @@ def _binary() -> Any:
 def _regressor() -> Any:
     from sklearn.neural_network import MLPRegressor
 
-    return MLPRegressor(hidden_layer_sizes=(64, 48, 32), activation="logistic", max_iter=30, random_state=0)
+    return MLPRegressor(
+        hidden_layer_sizes=(64, 48, 32), activation="logistic", max_iter=30, random_state=0
+    )
 
 
 def _scaled() -> Any:

@@ -197,12 +197,11 @@ MODELS: list[Model] = [
     ("coat_tiny", 64, {"img_size": 64}),
     ("coat_lite_tiny", 64, {"img_size": 64}),
     ("vitamin_small_224", 64, {"img_size": 64}),
-    ("csatv2", 128, {"img_size": 128}),
+    ("csatv2", 128, {}),
     ("cpubone_nano", 64, {}),
     ("lowformer_b0", 64, {}),
     ("iformer_t", 128, {}),
-    ("deepseek_vit_412m", 64, {}),
-    ("gemma4_vit_167m", 64, {}),
+    ("deepseek_vit_412m", 56, {}),
     ("qwen3_vit_88m", 64, {}),
 ]
 
@@ -216,12 +215,12 @@ DYNAMO = (
 ).split()
 
 ONLY_DYNAMO = frozenset(
-    "efficientnet_cc_b0_4e aimv2_large_patch14_224 eva_giant_patch14_224 "
+    "deepseek_vit_412m aimv2_large_patch14_224 eva_giant_patch14_224 "
     "vit_base_patch16_rope_mixed_224 naflexvit_base_patch16_gap naflexvit_base_patch16_siglip "
     "bat_resnext26ts vit_base_patch16_xp_224 eva02_tiny_patch14_224 vit_small_patch16_dinov3 "
-    "pvt_v2_b2_li".split()
+    "pvt_v2_b2_li volo_d1_224".split()
 )
-STATIC: frozenset[str] = frozenset()
+STATIC = frozenset({"efficientnet_cc_b0_4e", "halonet26t", "csatv2"})
 
 
 def _export(model: Model, dynamo: bool, path: Path) -> Peer:

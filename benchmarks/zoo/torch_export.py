@@ -8,7 +8,6 @@ the BatchNorm statistics from random data.
 
 from __future__ import annotations
 
-
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,5 +130,3 @@ def export_dynamo(
             external_data=False,
             verbose=False,
         )
-
-

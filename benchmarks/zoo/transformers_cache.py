@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .case import Case, Peer
+from .transformers_decoders import DECODERS
 from .transformers_spec import BATCH, LENGTH, VOCABULARY, Spec
-from .transformers_text import DECODERS
 
 SEQUENCE, PAST, TOTAL = "sequence", "past", "past + sequence"
 NEW = 3

@@ -1,165 +1,161 @@
-"""Vision, audio and multimodal architectures of transformers, small."""
+"""Audio and multimodal architectures of transformers, small."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .transformers_spec import (AUDIO, BATCH, GROUPED, IMAGE, LOGITS, PAD, SIZES, Spec, TEXT, TOKENS, VISION, VOCABULARY, WAVE)
+from .transformers_spec import (
+    AUDIO,
+    BATCH,
+    GROUPED,
+    IMAGE,
+    LOGITS,
+    PAD,
+    SIZES,
+    TEXT,
+    VISION,
+    WAVE,
+    Spec,
+)
 
-RESNET: dict[str, Any] = {
-    "model_type": "resnet",
-    "embedding_size": 16,
-    "hidden_sizes": [16, 32, 48, 64],
-    "depths": [1, 1, 1, 1],
-    "layer_type": "basic",
-    "out_features": ["stage2", "stage3", "stage4"],
-}
-SWIN: dict[str, Any] = {
-    "model_type": "swin",
-    "image_size": 64,
-    "embed_dim": 16,
-    "depths": [1, 1, 2, 1],
-    "num_heads": [2, 2, 4, 4],
-    "window_size": 4,
-    "out_features": ["stage1", "stage2", "stage3", "stage4"],
-}
-DETECTOR: dict[str, Any] = {
-    "d_model": 64,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 96,
-    "decoder_ffn_dim": 96,
-    "num_queries": 10,
-    "num_labels": 5,
-}
 TOWERS: dict[str, Any] = {
     "text_config": {**SIZES, **PAD, "projection_dim": 32},
     "vision_config": {**VISION, "projection_dim": 32},
 }
 
-IMAGES = [
-    Spec("vit", "ViTModel", "ViTConfig", VISION, IMAGE),
-    Spec("deit", "DeiTModel", "DeiTConfig", VISION, IMAGE),
-    Spec("beit", "BeitModel", "BeitConfig", {
-        **VISION, "use_relative_position_bias": True}, IMAGE),
-    Spec("swin", "SwinModel", "SwinConfig", {
-        "image_size": 64, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4],
-        "window_size": 4}, IMAGE, shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("swinv2", "Swinv2Model", "Swinv2Config", {
-        "image_size": 64, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4],
-        "window_size": 4}, IMAGE, shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("segformer", "SegformerForSemanticSegmentation", "SegformerConfig", {
-        "depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 40, 64], "decoder_hidden_size": 64},
-        IMAGE, LOGITS, shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("convnextv2", "ConvNextV2Model", "ConvNextV2Config", {
-        "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1]}, IMAGE,
-        shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("detr", "DetrForObjectDetection", "DetrConfig", {**DETECTOR, "backbone_config": {**RESNET, "out_features": ["stage4"]}}, IMAGE, ("logits", "pred_boxes"),
-        shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("conditional-detr", "ConditionalDetrForObjectDetection", "ConditionalDetrConfig", {**DETECTOR, "backbone_config": {**RESNET, "out_features": ["stage4"]}},
-        IMAGE, ("logits", "pred_boxes"), shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("deformable-detr", "DeformableDetrForObjectDetection", "DeformableDetrConfig", {**DETECTOR, "backbone_config": RESNET, "num_feature_levels": 3},
-        IMAGE, ("logits", "pred_boxes"), shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("rt-detr", "RTDetrForObjectDetection", "RTDetrConfig", {"d_model": 64, "encoder_hidden_dim": 64, "encoder_in_channels": [32, 48, 64],
-        "decoder_in_channels": [64, 64, 64], "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,
-        "encoder_attention_heads": 4, "decoder_attention_heads": 4, "decoder_layers": 2,
-        "num_queries": 10, "num_labels": 5, "num_denoising": 0, "backbone_config": {
-            "model_type": "rt_detr_resnet", "embedding_size": 16,
-            "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1], "layer_type": "basic",
-            "out_features": ["stage2", "stage3", "stage4"]}}, IMAGE,
-        ("logits", "pred_boxes"), shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("dinov2", "Dinov2Model", "Dinov2Config", {
-        **VISION, "patch_size": 8, "num_attention_heads": 4, "mlp_ratio": 2}, IMAGE),
-    Spec("dinov2-swiglu", "Dinov2Model", "Dinov2Config", {
-        **VISION, "mlp_ratio": 2, "use_swiglu_ffn": True}, IMAGE),
-    Spec("mobilevit", "MobileViTModel", "MobileViTConfig", {
-        "image_size": 64, "hidden_sizes": [32, 48, 64], "neck_hidden_sizes": [
-            16, 16, 24, 32, 48, 64, 96]}, IMAGE,
-        shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("yolos", "YolosForObjectDetection", "YolosConfig", {
-        **VISION, "image_size": [32, 32], "num_detection_tokens": 6}, IMAGE,
-        ("logits", "pred_boxes")),
-    Spec("sam-image-encoder", "SamVisionModel", "SamVisionConfig", {
-        **VISION, "mlp_dim": 128, "output_channels": 32, "num_pos_feats": 16, "window_size": 2,
-        "global_attn_indexes": [1]}, IMAGE),
-    Spec("dpt", "DPTForDepthEstimation", "DPTConfig", {
-        **VISION, "num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3],
-        "neck_hidden_sizes": [16, 32, 48, 64], "fusion_hidden_size": 32, "is_hybrid": False},
-        IMAGE, ("predicted_depth",)),
-    Spec("depth-anything", "DepthAnythingForDepthEstimation", "DepthAnythingConfig", {"backbone_config": {"model_type": "dinov2", **VISION,
-        "mlp_ratio": 2, "out_indices": [1, 2], "reshape_hidden_states": False,
-        "apply_layernorm": True}, "reassemble_hidden_size": 64, "patch_size": 8,
-        "reassemble_factors": [2, 1], "neck_hidden_sizes": [32, 48], "fusion_hidden_size": 32,
-        "head_hidden_size": 16}, IMAGE,
-        ("predicted_depth",)),
-    Spec("mask2former", "Mask2FormerForUniversalSegmentation", "Mask2FormerConfig", {"feature_size": 64, "mask_feature_size": 64, "hidden_dim": 64,
-        "encoder_feedforward_dim": 96, "encoder_layers": 2, "decoder_layers": 3,
-        "num_attention_heads": 4, "dim_feedforward": 96, "num_queries": 10, "num_labels": 5,
-        "backbone_config": SWIN}, IMAGE,
-        ("class_queries_logits", "masks_queries_logits"),
-        shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("maskformer", "MaskFormerForInstanceSegmentation", "MaskFormerConfig", {"fpn_feature_size": 64, "mask_feature_size": 64, "num_labels": 5,
-        "backbone_config": SWIN, "decoder_config": {"model_type": "detr", **DETECTOR}}, IMAGE,
-        ("class_queries_logits", "masks_queries_logits"),
-        shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("upernet", "UperNetForSemanticSegmentation", "UperNetConfig", {"hidden_size": 32, "num_labels": 5, "pool_scales": [1, 2],
-        "auxiliary_in_channels": 48, "auxiliary_channels": 16, "backbone_config": {
-            "model_type": "convnext", "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1],
-            "out_features": ["stage1", "stage2", "stage3", "stage4"]}}, IMAGE, LOGITS,
-        shapes={"pixel_values": (BATCH, 3, 64, 64)}),
-    Spec("ijepa", "IJepaModel", "IJepaConfig", VISION, IMAGE),
-    Spec("perceiver", "PerceiverForImageClassificationLearned", "PerceiverConfig", {
-        "num_latents": 8, "d_latents": 64, "d_model": 64, "num_blocks": 1,
-        "num_self_attends_per_block": 2, "num_self_attention_heads": 4,
-        "num_cross_attention_heads": 4, "image_size": 16, "train_size": [16, 16]},
-        ("inputs",), LOGITS, shapes={"inputs": (BATCH, 3, 16, 16)}),
-    Spec("timesformer", "TimesformerModel", "TimesformerConfig", {
-        **VISION, "num_frames": 2}, IMAGE, shapes={"pixel_values": (BATCH, 2, 3, 32, 32)}),
-    Spec("videomae", "VideoMAEModel", "VideoMAEConfig", {
-        **VISION, "num_frames": 4, "tubelet_size": 2}, IMAGE,
-        shapes={"pixel_values": (BATCH, 4, 3, 32, 32)}),
-]  # fmt: skip
-
 SOUNDS = [
     Spec("wav2vec2", "Wav2Vec2Model", "Wav2Vec2Config", AUDIO, WAVE),
-    Spec("wav2vec2-stable", "Wav2Vec2ForCTC", "Wav2Vec2Config", {
-        **AUDIO, **PAD, "feat_extract_norm": "layer", "do_stable_layer_norm": True,
-        "conv_bias": True}, WAVE, LOGITS),
+    Spec(
+        "wav2vec2-stable",
+        "Wav2Vec2ForCTC",
+        "Wav2Vec2Config",
+        {
+            **AUDIO,
+            **PAD,
+            "feat_extract_norm": "layer",
+            "do_stable_layer_norm": True,
+            "conv_bias": True,
+        },
+        WAVE,
+        LOGITS,
+    ),
     Spec("hubert", "HubertModel", "HubertConfig", AUDIO, WAVE),
     Spec("wavlm", "WavLMModel", "WavLMConfig", AUDIO, WAVE),
     Spec("sew", "SEWModel", "SEWConfig", AUDIO, WAVE),
-    Spec("ast", "ASTModel", "ASTConfig", {
-        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "intermediate_size": 128, "patch_size": 8, "max_length": 48, "num_mel_bins": 32,
-        "frequency_stride": 8, "time_stride": 8}, WAVE, fixed=WAVE,
-        shapes={"input_values": (BATCH, 48, 32)}),
-    Spec("encodec", "EncodecModel", "EncodecConfig", {
-        "num_filters": 8, "hidden_size": 32, "codebook_dim": 32, "codebook_size": 16,
-        "upsampling_ratios": [4, 2], "num_lstm_layers": 1, "chunk_length_s": None}, WAVE,
-        ("audio_values",), static="TD", shapes={"input_values": (1, 1, 640)}),
-]  # fmt: skip
+    Spec(
+        "ast",
+        "ASTModel",
+        "ASTConfig",
+        {
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 128,
+            "patch_size": 8,
+            "max_length": 48,
+            "num_mel_bins": 32,
+            "frequency_stride": 8,
+            "time_stride": 8,
+        },
+        WAVE,
+        fixed=WAVE,
+        shapes={"input_values": (BATCH, 48, 32)},
+    ),
+    Spec(
+        "encodec",
+        "EncodecModel",
+        "EncodecConfig",
+        {
+            "num_filters": 8,
+            "hidden_size": 32,
+            "codebook_dim": 32,
+            "codebook_size": 16,
+            "upsampling_ratios": [4, 2],
+            "num_lstm_layers": 1,
+            "chunk_length_s": None,
+        },
+        WAVE,
+        ("audio_values",),
+        static="TD",
+        shapes={"input_values": (1, 1, 640)},
+        exporters="T",
+    ),
+]
 
 MIXED = [
-    Spec("clip", "CLIPModel", "CLIPConfig", {**TOWERS, "projection_dim": 32}, (*TEXT, "pixel_values"),
-        ("logits_per_image", "text_embeds", "image_embeds")),
-    Spec("siglip", "SiglipModel", "SiglipConfig", TOWERS, ("input_ids", "pixel_values"),
-        ("logits_per_image", "text_embeds", "image_embeds")),
-    Spec("blip", "BlipForImageTextRetrieval", "BlipConfig", {**TOWERS, "projection_dim": 32, "image_text_hidden_size": 32,
-        "text_config": {**SIZES, **PAD, "encoder_hidden_size": 64, "projection_dim": 32}}, (*TEXT, "pixel_values"),
-        ("itm_score",)),
-    Spec("llava", "LlavaForConditionalGeneration", "LlavaConfig", {"image_token_id": 150, "image_seq_length": 16,
-        "vision_feature_layer": -1, "vision_config": {"model_type": "clip_vision_model", **VISION},
-        "text_config": {"model_type": "llama", **GROUPED, **PAD}},
-        ("input_ids", "pixel_values"), LOGITS, fixed=("input_ids",),
-        fill={"input_ids": BATCH * [[4, *(16 * [150]), 5, 6, 7]]}),
-    Spec("layoutlmv3", "LayoutLMv3Model", "LayoutLMv3Config", {
-        **SIZES, "input_size": 32, "patch_size": 8, "coordinate_size": 8, "shape_size": 16,
-        "max_2d_position_embeddings": 64, "rel_pos_bins": 8, "max_rel_pos": 16,
-        "rel_2d_pos_bins": 8, "max_rel_2d_pos": 16, "pad_token_id": 1},
-        (*TEXT, "bbox", "pixel_values")),
+    Spec(
+        "clip",
+        "CLIPModel",
+        "CLIPConfig",
+        {**TOWERS, "projection_dim": 32},
+        (*TEXT, "pixel_values"),
+        ("logits_per_image", "text_embeds", "image_embeds"),
+    ),
+    Spec(
+        "siglip",
+        "SiglipModel",
+        "SiglipConfig",
+        TOWERS,
+        ("input_ids", "pixel_values"),
+        ("logits_per_image", "text_embeds", "image_embeds"),
+    ),
+    Spec(
+        "blip",
+        "BlipForImageTextRetrieval",
+        "BlipConfig",
+        {
+            **TOWERS,
+            "projection_dim": 32,
+            "image_text_hidden_size": 32,
+            "text_config": {**SIZES, **PAD, "encoder_hidden_size": 64, "projection_dim": 32},
+        },
+        (*TEXT, "pixel_values"),
+        ("itm_score",),
+    ),
+    Spec(
+        "llava",
+        "LlavaForConditionalGeneration",
+        "LlavaConfig",
+        {
+            "image_token_id": 150,
+            "image_seq_length": 16,
+            "vision_feature_layer": -1,
+            "vision_config": {"model_type": "clip_vision_model", **VISION},
+            "text_config": {"model_type": "llama", **GROUPED, **PAD},
+        },
+        (*TEXT, "pixel_values"),
+        LOGITS,
+        fixed=TEXT,
+        shapes={"attention_mask": (BATCH, 20)},
+        fill={"input_ids": BATCH * [[4, *(16 * [150]), 5, 6, 7]]},
+        exporters="T",
+    ),
+    Spec(
+        "layoutlmv3",
+        "LayoutLMv3Model",
+        "LayoutLMv3Config",
+        {
+            **SIZES,
+            "input_size": 32,
+            "patch_size": 8,
+            "coordinate_size": 8,
+            "shape_size": 16,
+            "max_2d_position_embeddings": 64,
+            "rel_pos_bins": 8,
+            "max_rel_pos": 16,
+            "rel_2d_pos_bins": 8,
+            "max_rel_2d_pos": 16,
+            "pad_token_id": 1,
+        },
+        (*TEXT, "bbox", "pixel_values"),
+    ),
     Spec("flava", "FlavaImageModel", "FlavaImageConfig", VISION, IMAGE),
-    Spec("owlvit", "OwlViTForObjectDetection", "OwlViTConfig", {**TOWERS, "projection_dim": 64}, (
-        *TEXT, "pixel_values"), ("logits", "pred_boxes")),
-]  # fmt: skip
+    Spec(
+        "owlvit",
+        "OwlViTForObjectDetection",
+        "OwlViTConfig",
+        {**TOWERS, "projection_dim": 64},
+        (*TEXT, "pixel_values"),
+        ("logits", "pred_boxes"),
+    ),
+]

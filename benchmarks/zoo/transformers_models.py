@@ -2,8 +2,8 @@
 
 ``transformers/…`` is TorchScript with attention written out (``eager``), ``transformers-dynamo/…``
 the dynamo exporter with ``sdpa`` where the model has that, and ``transformers-attention/…`` the
-same at an opset with the operator Attention. Batch, sequence and waveform are dynamic wherever the model
-traces so.
+same at an opset with the operator Attention. Batch, sequence and waveform are dynamic wherever the
+model traces so.
 
 Needs torch, transformers, onnx and onnxscript (tried with torch 2.15, transformers 5.23).
 """
@@ -16,9 +16,11 @@ from typing import Any
 
 from .case import Case, Peer
 from .transformers_cache import cached
-from .transformers_media import IMAGES, MIXED, SOUNDS
+from .transformers_decoders import DECODERS
+from .transformers_media import MIXED, SOUNDS
 from .transformers_spec import BATCH, LENGTH, VOCABULARY, Spec
-from .transformers_text import DECODERS, ENCODERS, PAIRS
+from .transformers_text import ENCODERS, PAIRS
+from .transformers_vision import IMAGES
 
 SPECS = [*ENCODERS, *DECODERS, *PAIRS, *IMAGES, *SOUNDS, *MIXED]
 
@@ -109,9 +111,7 @@ def _export(spec: Spec, exporter: str, path: Path) -> Peer:
     dynamic = _dynamic(spec, exporter)
     if exporter == "T":
         batched = {name: {0: "batch"} for name in spec.outputs} if dynamic else {}
-        export_torchscript(
-            module, inputs, path, spec.inputs, spec.outputs, {**dynamic, **batched}
-        )
+        export_torchscript(module, inputs, path, spec.inputs, spec.outputs, {**dynamic, **batched})
     else:
         opset = ATTENTION_OPSET if exporter == "A" else None
         export_dynamo(module, inputs, path, spec.inputs, spec.outputs, dynamic, opset)

@@ -56,8 +56,6 @@ TOKENS = ("input_ids",)
 IMAGE = ("pixel_values",)
 WAVE = ("input_values",)
 PAIR = ("input_ids", "decoder_input_ids")
-
-
 LOGITS = ("logits",)
 
 
@@ -66,9 +64,8 @@ class Spec:
     """A model class with the configuration class ``config`` and its options.
 
     ``exporters`` holds what works: T for TorchScript, D for dynamo; ``static`` what is exported
-    without dynamic sizes, ``fixed`` names inputs with a dynamic batch only. ``nested`` are options
-    of configurations inside the configuration, ``shapes`` sizes of inputs that differ from
-    :data:`INPUTS`.
+    without dynamic sizes, ``fixed`` names inputs with a dynamic batch only. ``shapes`` are those
+    of inputs that differ from the usual, ``fill`` the values of inputs that cannot be random.
     """
 
     name: str

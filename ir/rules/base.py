@@ -236,9 +236,7 @@ class Site:
         assert operand is not None
         axis = operand.axis(index)
         self._stay_if_moving(axis, "a dynamic axis that the node looks across")
-        self._statements.inexact.append(
-            Inexact(self.number, axis, tuple(inputs), tuple(outputs))
-        )
+        self._statements.inexact.append(Inexact(self.number, axis, tuple(inputs), tuple(outputs)))
 
     def _stay_if_moving(self, axis: int, reason: str) -> None:
         if axis in self._coupling.moving:

@@ -30,15 +30,15 @@ NAMED = "selected by name"
 
 
 def link_selected(
-    site: Site, axis: int, lists: Sequence[tuple[int, int]], selected: Indices, size: int
+    site: Site, axis: int, lists: Sequence[tuple[int, int]], indices: Array, size: int
 ) -> int | None:
     """Couples an axis with the list axis along which its indices differ most.
 
-    ``selected`` holds coordinates of ``axis``, which has ``size`` of them, and may be negative;
-    ``lists`` are (axis, dimension of ``selected``) pairs. Returns the list axis; None, with the
+    ``indices`` holds coordinates of ``axis``, which has ``size`` of them, and may be negative;
+    ``lists`` are (axis, dimension of ``indices``) pairs. Returns the list axis; None, with the
     selected coordinates pinned, when there is none along which more than one unit is left.
     """
-    selected = selected.astype(np.int64) % max(size, 1)
+    selected = indices.astype(np.int64) % max(size, 1)
     best: tuple[int, int, tuple[Indices, Indices]] | None = None
     for target, dimension in lists:
         pairs = _pairs(selected, dimension)
@@ -68,16 +68,17 @@ def _count_components(a: Indices, b: Indices) -> int:
 
     if not a.size:
         return 0
-    a, b = (np.unique(v, return_inverse=True)[1] for v in (a, b))
+    a, b = (np.unique(v, return_inverse=True)[1].astype(np.int64) for v in (a, b))
     total = int(a.max()) + int(b.max()) + 2
     edges = coo_array((np.ones(a.size, np.int8), (a, b + int(a.max()) + 1)), shape=(total, total))
-    return int(connected_components(edges, directed=False, return_labels=False))
+    count, _ = connected_components(edges, directed=False)
+    return int(count)
 
 
 def moved(indices: Array, keep: npt.NDArray[np.bool_]) -> Indices:
     """Indices of an axis after only the flagged coordinates of it are left."""
-    old = np.where(indices < 0, indices + keep.size, indices).astype(np.int64)
-    result: Indices = (np.cumsum(keep) - 1)[old]
+    old = indices.astype(np.int64)
+    result: Indices = (np.cumsum(keep) - 1)[np.where(old < 0, old + keep.size, old)]
     return result
 
 

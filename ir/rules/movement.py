@@ -222,13 +222,12 @@ def gather(site: Site) -> None:
         if index != axis:
             target = index if index < axis else index + indices.rank - 1
             site.produce(x.axis(index), y.axis(target))
+    for index in range(indices.rank):
+        site.link(indices.axis(index), y.axis(axis + index))
     value = site.value(1)
     if value is None:
-        for index in range(indices.rank):
-            site.link(indices.axis(index), y.axis(axis + index))
         site.pin(x.axis(axis), RUN_TIME)
         return
-    site.pin_all("a list of indices", [indices])
     targets = [(y.axis(axis + index), index) for index in range(indices.rank)]
     if indices.rank == 1:
         selected = value.astype(np.int64) % max(x.shape[axis], 1)
