@@ -9,37 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import onnx
-
 from tests import test_probing_attention as attention
 from tests import test_probing_contrib as contrib
 from tests import test_probing_control as control
 from tests import test_probing_experts as experts
 from tests import test_probing_generated as generated
 from tests import test_probing_quantised as quantised
-from tests.probing_draw import draws
-from tests.test_probing import node_cases
+from tests.probing_draw import Case, draws
+from tests.test_probing import node_cases, with_sizes
 
 Operator = tuple[str, str]
 """Domain and operator type."""
 
 
-def cases() -> Iterator[onnx.ModelProto]:
-    """The ONNX backend's one-node models, those that are written out, and the generated ones."""
+def cases() -> Iterator[Case]:
+    """The ONNX backend's one-node models, those that are written out, and the generated ones, with
+    inputs."""
     for found in node_cases().values():
-        yield from (model for _, model, _ in found)
-    for text, *_ in attention.CASES.values():
-        yield attention.build(text)[0]
-    for text in contrib.CASES.values():
-        yield attention.build(text)[0]
-    for opset, _, text in control.CASES.values():
-        yield control.model_of(opset, text)
-    for text, *_ in experts.CASES.values():
-        yield attention.build(text)[0]
+        yield from (with_sizes(model, feeds) for _, model, feeds in found)
+    for texts in (attention.CASES.values(), experts.CASES.values()):
+        yield from (attention.build(text) for text, *_ in texts)
+    yield from map(attention.build, contrib.CASES.values())
+    yield from (control.build(opset, text) for opset, _, text in control.CASES.values())
     for name, (make, count) in (generated.FAMILIES | quantised.FAMILIES).items():
-        yield from (make(d)[0] for d in draws(name, count))
+        yield from map(make, draws(name, count))
 
 
 def probed_operators() -> frozenset[Operator]:
     """The operators of all `cases`."""
-    return frozenset((node.domain, node.op_type) for model in cases() for node in model.graph.node)
+    return frozenset((n.domain, n.op_type) for model, _ in cases() for n in model.graph.node)

@@ -13,7 +13,7 @@ A small model is analysed with nothing pinned from outside, then run:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,20 +26,18 @@ from secateur.ir.analysis import Analysis, analyze
 from secateur.ir.errors import SecateurError
 from secateur.ir.rewrite import rewrite
 from secateur.ir.rules.base import Operand
-from secateur.ir.shapes import Typed
 from secateur.runtime.zero_points import ZERO_POINTS, zero_axis
-from tests.probing_indices import index_range
-from tests.probing_ranges import integer_range
+from tests.probing_indices import integer_bounds
 from tests.probing_runs import (
     Array,
     Feeds,
     close,
     draw,
     is_float,
+    observer,
     reference,
     runs,
     runtime,
-    size_inputs,
 )
 
 COORDINATES = 40
@@ -83,7 +81,12 @@ class Prober:
         self.inputs = [v.name for v in model.graph.input]
         self.outputs = [v.name for v in model.graph.output]
         self.arrays = dict(zip(self.outputs, self.run(self.feeds), strict=True))
-        options = {"interface": False, "weights_only": False, "observe": self._observe, **options}
+        options = {
+            "interface": False,
+            "weights_only": False,
+            "observe": observer(model, feeds),
+            **options,
+        }
         self.analysis: Analysis = analyze(source, **options)
         statements = self.analysis.statements
         root = self.analysis.coupling.root
@@ -98,41 +101,13 @@ class Prober:
         self.tight = True
         self.bounds = {name: self._bounds(name) for name in self.inputs}
 
-    def _observe(self, binding: Mapping[str, int], names: Sequence[str]) -> dict[str, Typed]:
-        """Types of outputs that inference does not know, as they are on the inputs."""
-        return {
-            name: (onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            for name in names
-            if (array := self.arrays.get(name)) is not None
-        }
-
     def _bounds(self, name: str) -> tuple[int, int]:
-        """Which integers are legal: no zero divisors, no positions outside an axis."""
+        """Which integers are legal in an input."""
         for node in self.model.graph.node:
             for position, given in enumerate(node.input):
-                if given != name:
-                    continue
-                if node.op_type in ("Div", "Mod") and position == 1:
-                    return 1, 100
-                if node.op_type == "BitShift" and position == 1:
-                    return 0, 7
-                if node.op_type == "Gather" and position == 1:
-                    axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-                    size = self.feeds[node.input[0]].shape[axis]
-                    return -size, size - 1
-                if node.op_type in ("LSTM", "GRU", "RNN") and position == 4:
-                    layout = next((a.i for a in node.attribute if a.name == "layout"), 0)
-                    return 1, self.feeds[node.input[0]].shape[layout]
-                known = integer_range(node, position, self.feeds)
-                if known is not None:
-                    return known
-                known = index_range(node, position, self.feeds)
-                if known is not None:
-                    return known
-                if position in size_inputs(node.op_type):
-                    return 0, 0
-                if node.op_type == "Pow" and position == 1:
-                    return 0, 3
+                found = integer_bounds(node, position, self.feeds) if given == name else None
+                if found is not None:
+                    return found
         return -100, 100
 
     def operand(self, name: str) -> Operand:

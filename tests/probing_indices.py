@@ -1,4 +1,4 @@
-"""Which integers an operator takes as indices, labels or lengths, for inputs that are perturbed."""
+"""Which integers an operator takes: sizes, indices, labels, lengths, divisors."""
 
 from __future__ import annotations
 
@@ -6,21 +6,37 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from tests.probing_runs import Array
+from tests.probing_ranges import integer_range
+from tests.probing_runs import Array, size_inputs
 
-_NEGATIVE = ("GatherElements", "GatherND", "ScatterElements", "ScatterND")
+_NEGATIVE = ("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND")
+
+_NUMBERS = {
+    ("BitShift", 1): (0, 7),
+    ("Div", 1): (1, 100),
+    ("Mod", 1): (1, 100),
+    ("Pow", 1): (0, 3),
+    ("TfIdfVectorizer", 0): (0, 9),
+}
 
 
-def index_range(
+def integer_bounds(
     node: onnx.NodeProto, position: int, feeds: Mapping[str, Array]
 ) -> tuple[int, int] | None:
-    """The least and the greatest integer that input ``position`` may hold; None for any."""
+    """The least and the greatest integer that input ``position`` may hold: no zero divisors, no
+    positions outside an axis; (0, 0) for sizes, None for any."""
+    known = integer_range(node, position, feeds)
+    if known is not None:
+        return known
     shape = feeds[node.input[0]].shape if node.input[0] in feeds else ()
+    if node.op_type in ("LSTM", "GRU", "RNN") and position == 4:
+        return 1, shape[next((a.i for a in node.attribute if a.name == "layout"), 0)]
     sizes = _indexed(node, position, shape, feeds)
-    if sizes is None:
-        return {"TfIdfVectorizer": (0, 9)}.get(node.op_type)
-    least = min(sizes)
-    return -least if node.op_type in _NEGATIVE else 0, least - 1
+    if sizes is not None:
+        return -min(sizes) if node.op_type in _NEGATIVE else 0, min(sizes) - 1
+    if position in size_inputs(node.op_type):
+        return 0, 0
+    return _NUMBERS.get((node.op_type, position))
 
 
 def _indexed(
@@ -28,7 +44,7 @@ def _indexed(
 ) -> Sequence[int] | None:
     """The sizes of all axes that an input indexes."""
     op, numbers = node.op_type, {a.name: a.i for a in node.attribute}
-    if position == 1 and op in ("GatherElements", "Scatter", "ScatterElements"):
+    if position == 1 and op in ("Gather", "GatherElements", "Scatter", "ScatterElements"):
         return [shape[numbers.get("axis", 0)]]
     if position == 1 and op in ("GatherND", "ScatterND"):
         first = numbers.get("batch_dims", 0)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as oir
 
+from secateur.ir.shapes import Observer, Typed
 from tests import numpy_contrib, numpy_experts
 
 os.environ.setdefault("ALLOW_RELEASED_ONNX_OPSET_ONLY", "0")
@@ -219,3 +220,20 @@ def close(a: Array, b: Array, where: str, eps: float) -> None:
     np.testing.assert_allclose(
         wide_a, wide_b, rtol=tolerance, atol=tolerance * max(largest, 1e-3), err_msg=where
     )
+
+
+def observer(model: onnx.ModelProto, feeds: Feeds) -> Observer:
+    """Tells the types of outputs that inference does not know, as they are on these inputs."""
+
+    def observe(binding: Mapping[str, int], names: Sequence[str]) -> dict[str, Typed]:
+        outputs = [value.name for value in model.graph.output]
+        run, on_reference = runtime(model)
+        if not on_reference and not runs(run, feeds):
+            run = reference(model)
+        return {
+            name: (onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in zip(outputs, run(feeds), strict=True)
+            if name in names
+        }
+
+    return observe

@@ -70,6 +70,10 @@ CASES = {
     "ids, , words, places, , g, b, , at) }",
     "GroupNorm": "(float[2,2,3,8] x, float[8] g, float[8] b) => (float[2,2,3,8] y)\n"
     "{ y = com.microsoft.GroupNorm<groups=4, activation=1>(x, g, b) }",
+    "GroupNorm, one group": "(float[2,2,3,5] x, float[5] g, float[5] b) => (float[2,2,3,5] y)\n"
+    "{ y = com.microsoft.GroupNorm<groups=1, activation=0>(x, g, b) }",
+    "SkipGroupNorm, one group": "(float[2,2,3,5] x, float[5] g, float[5] b, float[2,5] s) =>"
+    "(float[2,2,3,5] y)\n{ y = com.microsoft.SkipGroupNorm<groups=1, activation=0>(x, g, b, s) }",
     "SkipGroupNorm": "(float[2,2,3,8] x, float[8] g, float[8] b, float[2,8] s, float[8] c) =>"
     "(float[2,2,3,8] y, float[2,2,3,8] sum)\n"
     "{ y, sum = com.microsoft.SkipGroupNorm<groups=4, activation=0>(x, g, b, s, c) }",

@@ -9,6 +9,7 @@ import pytest
 from secateur.ir.analysis import analyze
 from secateur.ir.io import load_model
 from tests.probing import probe
+from tests.probing_runs import Array
 
 LOOP = "<int64 n = {3}, bool yes = {1}>"
 CASES: dict[str, tuple[int, int, str]] = {
@@ -116,18 +117,24 @@ def model_of(opset: int, text: str) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_links_across_the_boundary(name: str) -> None:
-    opset, units, text = CASES[name]
+def build(opset: int, text: str) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """The model, random numbers for its inputs, and true for conditions."""
     model = model_of(opset, text)
     rng = np.random.default_rng(0)
-    feeds = {}
+    feeds: dict[str, Array] = {}
     for value in model.graph.input:
         shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
         real = value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         feeds[value.name] = (
             rng.standard_normal(shape).astype(np.float32) if real else np.array(True)
         )
+    return model, feeds
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_links_across_the_boundary(name: str) -> None:
+    opset, units, text = CASES[name]
+    model, feeds = build(opset, text)
     report = probe(model, feeds)
     assert report.units == units
     assert (report.links > 0 and report.removals > 0) == (units > 0)

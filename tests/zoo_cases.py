@@ -37,7 +37,8 @@ def mlp(path: Path) -> None:
         ],
     )
     opsets = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    onnx.save(model, path, save_as_external_data=True, location="weights.data", size_threshold=0)
 
 
 def refuse(path: Path) -> None:

@@ -11,11 +11,11 @@ from .record import Record, Spec
 
 
 def run(spec: Spec, record: Record) -> None:
-    """Writes ``files/model.onnx`` and, if it can be pickled, ``files/peer.pt``."""
+    """Writes ``files/model/model.onnx`` and, if it can be pickled, ``files/peer.pt``."""
     import onnx
 
     shutil.rmtree(spec.files, ignore_errors=True)
-    spec.files.mkdir(parents=True)
+    spec.model.parent.mkdir(parents=True)
     record.stage("export")
     begin = time.perf_counter()
     peer = case_of(spec.module, spec.name).export(spec.model)
@@ -28,7 +28,7 @@ def run(spec: Spec, record: Record) -> None:
     record.add(
         nodes=len(model.graph.node),
         opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        bytes=sum(file.stat().st_size for file in spec.files.iterdir() if file != spec.peer),
+        bytes=sum(file.stat().st_size for file in spec.model.parent.iterdir()),
         producer=f"{model.producer_name} {model.producer_version}".strip(),
     )
 

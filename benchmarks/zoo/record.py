@@ -42,8 +42,8 @@ class Spec:
 
     @property
     def model(self) -> Path:
-        """The exported ONNX file."""
-        return self.files / "model.onnx"
+        """The exported ONNX file; its external data lie beside it, and nothing else."""
+        return self.files / "model" / "model.onnx"
 
     @property
     def peer(self) -> Path:

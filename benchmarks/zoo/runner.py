@@ -128,7 +128,7 @@ def run_case(entry: Entry, options: Options, say: Callable[[str], None]) -> None
         say(head if result["status"] == "ok" else f"{head}: {result.get('reason', '')}")
         if step == "export" and result["status"] != "ok":
             break
-    _tidy(specs["export"].files, options.keep)
+    _tidy(specs["export"], options.keep)
 
 
 def _forget(specs: Mapping[str, Spec], options: Options) -> None:
@@ -208,16 +208,14 @@ def memory_of(pid: int) -> int:
     return 0
 
 
-def _tidy(files: Path, keep: float) -> None:
+def _tidy(spec: Spec, keep: float) -> None:
     """Leaves only the exported model, and that only when it is small enough."""
-    if not files.is_dir():
+    if not spec.files.is_dir():
         return
-    names = [file for file in files.iterdir() if file.name.startswith("model.onnx")]
-    if sum(file.stat().st_size for file in names) > keep:
-        shutil.rmtree(files)
-        return
-    for file in files.iterdir():
-        if file.is_dir():
-            shutil.rmtree(file)
-        elif file not in names:
-            file.unlink()
+    model = spec.model.parent
+    size = sum(file.stat().st_size for file in model.rglob("*")) if model.is_dir() else 0
+    for found in spec.files.iterdir():
+        if found.is_file():
+            found.unlink()
+        elif found != model or size > keep:
+            shutil.rmtree(found)

@@ -218,9 +218,9 @@ ONLY_DYNAMO = frozenset(
     "deepseek_vit_412m aimv2_large_patch14_224 eva_giant_patch14_224 "
     "vit_base_patch16_rope_mixed_224 naflexvit_base_patch16_gap naflexvit_base_patch16_siglip "
     "bat_resnext26ts vit_base_patch16_xp_224 eva02_tiny_patch14_224 vit_small_patch16_dinov3 "
-    "pvt_v2_b2_li volo_d1_224".split()
+    "pvt_v2_b2_li volo_d1_224 halonet26t csatv2".split()
 )
-STATIC = frozenset({"efficientnet_cc_b0_4e", "halonet26t", "csatv2"})
+STATIC = frozenset({"efficientnet_cc_b0_4e"})
 
 
 def _export(model: Model, dynamo: bool, path: Path) -> Peer:

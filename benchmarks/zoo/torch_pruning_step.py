@@ -137,6 +137,8 @@ def outputs_of(module: Any, inputs: Any) -> tuple[list[tuple[int, ...]], list[An
     given = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
     with torch.enable_grad():
         tensors = [t for t in flatten(module(*given[0], **given[1])) if torch.is_tensor(t)]
+    with torch.no_grad():
+        module(*given[0], **given[1])  # what modules remember must be copyable again
     return [tuple(t.shape) for t in tensors], _writers(module, tensors)
 
 

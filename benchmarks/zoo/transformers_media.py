@@ -129,6 +129,7 @@ MIXED = [
         shapes={"attention_mask": (BATCH, 20)},
         fill={"input_ids": BATCH * [[4, *(16 * [150]), 5, 6, 7]]},
         exporters="T",
+        static="T",
     ),
     Spec(
         "layoutlmv3",

@@ -7,6 +7,7 @@ normalisations ONNX Runtime fuses into operators of its own domain.
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -69,10 +70,10 @@ def _bases() -> Iterator[Case]:
 
 
 def _export(base: Case, change: Change, path: Path) -> None:
-    first = path.parent / "original" / path.name
-    first.parent.mkdir()
-    base.export(first)
-    change(first, path)
+    with tempfile.TemporaryDirectory(dir=path.parent.parent) as folder:
+        first = Path(folder, path.name)
+        base.export(first)
+        change(first, path)
 
 
 def _slim(original: Path, path: Path) -> None:

@@ -44,7 +44,7 @@ def bias_split_gelu(site: Site) -> None:
         site.link(bias.axis(0), x.axis(-1))
 
 
-@rule("BiasSoftmax", domain=MICROSOFT, family="softmax", exactness="pinned")
+@rule("BiasSoftmax", domain=MICROSOFT, family="softmax")
 def bias_softmax(site: Site) -> None:
     """Softmax of X + B over everything from ``axis`` on."""
     broadcast(site)

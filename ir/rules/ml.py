@@ -113,6 +113,10 @@ def array_feature_extractor(site: Site) -> None:
         site.pin(y.axis(0), "an axis of size 1")
     for axis in indices.axes[:-1]:
         site.pin(axis, "a list of indices")
+    if not indices.rank:
+        for axis in (x.axis(-1), y.axis(-1)):
+            site.pin(axis, "one column by its number")
+        return
     site.link(indices.axis(-1), y.axis(-1))
     value = site.value(1)
     if value is None:
