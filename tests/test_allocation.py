@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from itertools import pairwise
-from typing import Literal
+from itertools import pairwise, product
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -210,10 +210,13 @@ def check_tight(found: Analysis, scores: Scores, kind: Kind, share: float, scope
             assert cost(found, more, kind) > limit, group.name
 
 
-@pytest.mark.parametrize("scope", ["local", "global"])
-@pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("name", NAMES)
-def test_tight_on_every_graph(name: str, kind: Kind, scope: Scope) -> None:
+def test_tight_on_every_graph(name: str) -> None:
+    for kind, scope in product(get_args(Kind), get_args(Scope)):
+        check_budgets(name, kind, scope)
+
+
+def check_budgets(name: str, kind: Kind, scope: Scope) -> None:
     found = analysis(name)
     scores = random_scores(found, 4)
     everything = np.zeros(found.unit_count, np.bool_)
@@ -223,7 +226,7 @@ def test_tight_on_every_graph(name: str, kind: Kind, scope: Scope) -> None:
             everything[group.units[order[:-1]]] = True
     whole = cost(found, None, kind)
     least = cost(found, everything, kind) / whole
-    for share in (0.9, 0.7, 0.5, 0.3):
+    for share in (0.9, 0.6, 0.3):
         if share > least + 0.01:
             check_tight(found, scores, kind, share, scope)
     message = r"(MACs|parameters) cannot go down to .* at best (0\.\d+) can be reached"
