@@ -42,8 +42,8 @@ def mlp(path: Path) -> None:
 
 
 def refuse(path: Path) -> None:
-    """As an exporter that lacks an operator."""
-    raise ValueError(f"operator 'fold' is not supported ({path.name})")
+    """As an exporter that lacks an operator, and names a file by its whole path."""
+    raise ValueError(f"operator 'fold' is not supported ({path})")
 
 
 def crash(path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from .record import Record, Spec
+from .record import Record, Spec, read_result
 
 if TYPE_CHECKING:
     from secateur.ir.analysis import Analysis
@@ -17,10 +17,13 @@ SLICES = 8
 
 
 def run(spec: Spec, record: Record) -> None:
-    """Exact groups only, or with step ``secateur-inexact`` all groups."""
+    """Exact groups only, or with step ``secateur-inexact`` all groups (once if those are all)."""
     import secateur
 
     inexact = spec.step == "secateur-inexact"
+    if inexact and (same := exact_result(spec)):
+        record.add(**same)
+        return
     record.stage("load")
     begin = time.perf_counter()
     analysis = secateur.analyze(spec.model, dims=spec.dims)
@@ -67,6 +70,14 @@ def run(spec: Spec, record: Record) -> None:
         speedup=asdict(timing.speedup),
         milliseconds=[timing.original.p50, timing.candidate.p50],
     )
+
+
+def exact_result(spec: Spec) -> dict[str, Any] | None:
+    """What pruning exact groups gave where there are no others: the same pruning again."""
+    found = read_result(spec.done.with_name("secateur.json"))
+    if not found or found["status"] != "ok" or found["groups"]["inexact"]:
+        return None
+    return {k: v for k, v in found.items() if k not in ("case", "step", "status", "seconds_all")}
 
 
 def describe(analysis: Analysis) -> dict[str, Any]:

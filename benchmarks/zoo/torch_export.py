@@ -87,20 +87,10 @@ def export_torchscript(
     opset: int = 17,
 ) -> None:
     """One self-contained ONNX file by the TorchScript exporter."""
-    import torch
-
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            inputs,
-            str(path),
-            dynamo=False,
-            input_names=list(input_names),
-            output_names=list(output_names),
-            dynamic_axes=dict(dynamic or {}),
-            opset_version=opset,
-        )
+    axes = dict(dynamic or {})
+    _export(
+        *(module, inputs, path, input_names, output_names, opset), dynamo=False, dynamic_axes=axes
+    )
 
 
 def export_dynamo(
@@ -113,20 +103,35 @@ def export_dynamo(
     opset: int | None = None,
 ) -> None:
     """One self-contained ONNX file by the dynamo exporter, at its own opset unless told."""
+    shapes = tuple(dict((dynamic or {}).get(name, {})) or None for name in input_names)
+    _export(
+        *(module, inputs, path, input_names, output_names, opset),
+        dynamo=True,
+        dynamic_shapes=shapes if dynamic else None,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _export(
+    module: Any,
+    inputs: tuple[Any, ...],
+    path: Path,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    opset: int | None,
+    **options: Any,
+) -> None:
     import torch
 
-    shapes = tuple(dict((dynamic or {}).get(name, {})) or None for name in input_names)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
             inputs,
             str(path),
-            dynamo=True,
             input_names=list(input_names),
             output_names=list(output_names),
-            dynamic_shapes=shapes if dynamic else None,
             opset_version=opset,
-            external_data=False,
-            verbose=False,
+            **options,
         )

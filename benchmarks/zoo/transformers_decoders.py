@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from .transformers_spec import GROUPED, LOGITS, MOE, PAD, SIZES, TOKENS, VOCABULARY, Spec
 
+GPT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "n_positions": 64,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    **PAD,
+}
+
+
+def decoder(name: str, stem: str, options: Mapping[str, Any], **more: Any) -> Spec:
+    """The causal language model of an architecture whose classes begin with ``stem``."""
+    return Spec(name, f"{stem}ForCausalLM", f"{stem}Config", options, **more, outputs=LOGITS)
+
+
 DECODERS = [
-    Spec(
-        "gpt2",
-        "GPT2LMHeadModel",
-        "GPT2Config",
-        {
-            "vocab_size": VOCABULARY,
-            "n_positions": 64,
-            "n_embd": 64,
-            "n_layer": 2,
-            "n_head": 4,
-            **PAD,
-        },
-        outputs=LOGITS,
-    ),
-    Spec(
+    Spec("gpt2", "GPT2LMHeadModel", "GPT2Config", GPT, outputs=LOGITS),
+    decoder(
         "gpt-neo",
-        "GPTNeoForCausalLM",
-        "GPTNeoConfig",
+        "GPTNeo",
         {
             "vocab_size": VOCABULARY,
             "max_position_embeddings": 64,
@@ -33,74 +37,22 @@ DECODERS = [
             "window_size": 8,
             **PAD,
         },
-        outputs=LOGITS,
     ),
-    Spec("gpt-neox", "GPTNeoXForCausalLM", "GPTNeoXConfig", {**SIZES, **PAD}, outputs=LOGITS),
-    Spec(
-        "gptj",
-        "GPTJForCausalLM",
-        "GPTJConfig",
-        {
-            "vocab_size": VOCABULARY,
-            "n_positions": 64,
-            "n_embd": 64,
-            "n_layer": 2,
-            "n_head": 4,
-            "rotary_dim": 8,
-            **PAD,
-        },
-        outputs=LOGITS,
-    ),
-    Spec(
-        "gpt-bigcode",
-        "GPTBigCodeForCausalLM",
-        "GPTBigCodeConfig",
-        {
-            "vocab_size": VOCABULARY,
-            "n_positions": 64,
-            "n_embd": 64,
-            "n_layer": 2,
-            "n_head": 4,
-            **PAD,
-        },
-        outputs=LOGITS,
-    ),
-    Spec(
-        "opt",
-        "OPTForCausalLM",
-        "OPTConfig",
-        {**SIZES, "ffn_dim": 128, "word_embed_proj_dim": 32, **PAD},
-        outputs=LOGITS,
-    ),
-    Spec(
+    decoder("gpt-neox", "GPTNeoX", {**SIZES, **PAD}),
+    decoder("gptj", "GPTJ", {**GPT, "rotary_dim": 8}),
+    decoder("gpt-bigcode", "GPTBigCode", GPT),
+    decoder("opt", "OPT", {**SIZES, "ffn_dim": 128, "word_embed_proj_dim": 32, **PAD}),
+    decoder(
         "bloom",
-        "BloomForCausalLM",
-        "BloomConfig",
+        "Bloom",
         {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": 2, "n_head": 4, **PAD},
-        outputs=LOGITS,
     ),
-    Spec("llama-gqa", "LlamaForCausalLM", "LlamaConfig", {**GROUPED, **PAD}, outputs=LOGITS),
-    Spec(
-        "mistral",
-        "MistralForCausalLM",
-        "MistralConfig",
-        {**GROUPED, **PAD, "sliding_window": 8},
-        outputs=LOGITS,
-    ),
-    Spec(
-        "qwen2",
-        "Qwen2ForCausalLM",
-        "Qwen2Config",
-        {**GROUPED, **PAD, "tie_word_embeddings": True},
-        outputs=LOGITS,
-    ),
-    Spec("qwen3", "Qwen3ForCausalLM", "Qwen3Config", {**GROUPED, **PAD}, outputs=LOGITS),
-    Spec(
-        "gemma2",
-        "Gemma2ForCausalLM",
-        "Gemma2Config",
-        {**GROUPED, **PAD, "query_pre_attn_scalar": 16, "sliding_window": 8},
-        outputs=LOGITS,
+    decoder("llama-gqa", "Llama", {**GROUPED, **PAD}),
+    decoder("mistral", "Mistral", {**GROUPED, **PAD, "sliding_window": 8}),
+    decoder("qwen2", "Qwen2", {**GROUPED, **PAD, "tie_word_embeddings": True}),
+    decoder("qwen3", "Qwen3", {**GROUPED, **PAD}),
+    decoder(
+        "gemma2", "Gemma2", {**GROUPED, **PAD, "query_pre_attn_scalar": 16, "sliding_window": 8}
     ),
     Spec(
         "gemma3",
@@ -109,57 +61,27 @@ DECODERS = [
         {**GROUPED, **PAD, "query_pre_attn_scalar": 16, "sliding_window": 8},
         outputs=LOGITS,
     ),
-    Spec("phi", "PhiForCausalLM", "PhiConfig", {**SIZES, **PAD}, outputs=LOGITS),
-    Spec(
+    decoder("phi", "Phi", {**SIZES, **PAD}),
+    decoder(
         "phi3",
-        "Phi3ForCausalLM",
-        "Phi3Config",
+        "Phi3",
         {**SIZES, **PAD, "num_key_value_heads": 2, "original_max_position_embeddings": 64},
-        outputs=LOGITS,
     ),
-    Spec("falcon-mqa", "FalconForCausalLM", "FalconConfig", {**SIZES, **PAD}, outputs=LOGITS),
-    Spec(
-        "stablelm",
-        "StableLmForCausalLM",
-        "StableLmConfig",
-        {**SIZES, **PAD, "num_key_value_heads": 2},
-        outputs=LOGITS,
-    ),
-    Spec(
-        "olmo2",
-        "Olmo2ForCausalLM",
-        "Olmo2Config",
-        {**SIZES, **PAD, "num_key_value_heads": 2},
-        outputs=LOGITS,
-    ),
-    Spec(
-        "cohere",
-        "CohereForCausalLM",
-        "CohereConfig",
-        {**SIZES, **PAD, "num_key_value_heads": 2},
-        outputs=LOGITS,
-        exporters="D",
-    ),
-    Spec("glm", "GlmForCausalLM", "GlmConfig", {**GROUPED, **PAD}, outputs=LOGITS, exporters="D"),
-    Spec(
-        "smollm3",
-        "SmolLM3ForCausalLM",
-        "SmolLM3Config",
-        {**SIZES, **PAD, "num_key_value_heads": 2},
-        outputs=LOGITS,
-    ),
-    Spec(
+    decoder("falcon-mqa", "Falcon", {**SIZES, **PAD}),
+    decoder("stablelm", "StableLm", {**SIZES, **PAD, "num_key_value_heads": 2}),
+    decoder("olmo2", "Olmo2", {**SIZES, **PAD, "num_key_value_heads": 2}),
+    decoder("cohere", "Cohere", {**SIZES, **PAD, "num_key_value_heads": 2}, exporters="D"),
+    decoder("glm", "Glm", {**GROUPED, **PAD}, exporters="D"),
+    decoder("smollm3", "SmolLM3", {**SIZES, **PAD, "num_key_value_heads": 2}),
+    decoder(
         "mixtral",
-        "MixtralForCausalLM",
-        "MixtralConfig",
+        "Mixtral",
         {**GROUPED, **MOE, "num_local_experts": 4, "num_experts_per_tok": 2},
-        outputs=LOGITS,
         exporters="T",
     ),
-    Spec(
+    decoder(
         "qwen3-moe",
-        "Qwen3MoeForCausalLM",
-        "Qwen3MoeConfig",
+        "Qwen3Moe",
         {
             **GROUPED,
             **MOE,
@@ -168,21 +90,17 @@ DECODERS = [
             "moe_intermediate_size": 32,
             "decoder_sparse_step": 1,
         },
-        outputs=LOGITS,
         exporters="T",
     ),
-    Spec(
+    decoder(
         "gpt-oss",
-        "GptOssForCausalLM",
-        "GptOssConfig",
+        "GptOss",
         {**GROUPED, **MOE, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
-        outputs=LOGITS,
         exporters="T",
     ),
-    Spec(
+    decoder(
         "granite-moe",
-        "GraniteMoeForCausalLM",
-        "GraniteMoeConfig",
+        "GraniteMoe",
         {
             **SIZES,
             **MOE,
@@ -190,13 +108,11 @@ DECODERS = [
             "num_local_experts": 4,
             "num_experts_per_tok": 2,
         },
-        outputs=LOGITS,
         exporters="T",
     ),
-    Spec(
+    decoder(
         "deepseek-v3",
-        "DeepseekV3ForCausalLM",
-        "DeepseekV3Config",
+        "DeepseekV3",
         {
             **SIZES,
             **MOE,
@@ -214,13 +130,11 @@ DECODERS = [
             "v_head_dim": 16,
             "moe_intermediate_size": 32,
         },
-        outputs=LOGITS,
         exporters="T",
     ),
-    Spec(
+    decoder(
         "mamba",
-        "MambaForCausalLM",
-        "MambaConfig",
+        "Mamba",
         {
             "vocab_size": VOCABULARY,
             "hidden_size": 64,
@@ -228,15 +142,13 @@ DECODERS = [
             "num_hidden_layers": 2,
             **PAD,
         },
-        TOKENS,
-        LOGITS,
+        inputs=TOKENS,
         fixed=TOKENS,
         exporters="T",
     ),
-    Spec(
+    decoder(
         "rwkv",
-        "RwkvForCausalLM",
-        "RwkvConfig",
+        "Rwkv",
         {
             "vocab_size": VOCABULARY,
             "hidden_size": 64,
@@ -245,8 +157,7 @@ DECODERS = [
             "intermediate_size": 128,
             **PAD,
         },
-        TOKENS,
-        LOGITS,
+        inputs=TOKENS,
         fixed=TOKENS,
         exporters="T",
     ),

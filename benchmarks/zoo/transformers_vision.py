@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .transformers_spec import BATCH, IMAGE, LOGITS, VISION, Spec
@@ -23,6 +24,13 @@ SWIN: dict[str, Any] = {
     "window_size": 4,
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
+SMALL_SWIN: dict[str, Any] = {
+    "image_size": 64,
+    "embed_dim": 32,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+}
 DETECTOR: dict[str, Any] = {
     "d_model": 64,
     "encoder_layers": 2,
@@ -34,6 +42,15 @@ DETECTOR: dict[str, Any] = {
     "num_queries": 10,
     "num_labels": 5,
 }
+LARGE = {"pixel_values": (BATCH, 3, 64, 64)}
+
+
+def detector(name: str, stem: str, options: Mapping[str, Any]) -> Spec:
+    """An object detector whose classes begin with ``stem``."""
+    outputs = ("logits", "pred_boxes")
+    classes = (f"{stem}ForObjectDetection", f"{stem}Config")
+    return Spec(name, *classes, options, IMAGE, outputs, shapes=LARGE, exporters="T")
+
 
 IMAGES = [
     Spec("vit", "ViTModel", "ViTConfig", VISION, IMAGE),
@@ -43,29 +60,17 @@ IMAGES = [
         "swin",
         "SwinModel",
         "SwinConfig",
-        {
-            "image_size": 64,
-            "embed_dim": 32,
-            "depths": [2, 2],
-            "num_heads": [2, 4],
-            "window_size": 4,
-        },
+        SMALL_SWIN,
         IMAGE,
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
+        shapes=LARGE,
     ),
     Spec(
         "swinv2",
         "Swinv2Model",
         "Swinv2Config",
-        {
-            "image_size": 64,
-            "embed_dim": 32,
-            "depths": [2, 2],
-            "num_heads": [2, 4],
-            "window_size": 4,
-        },
+        SMALL_SWIN,
         IMAGE,
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
+        shapes=LARGE,
     ),
     Spec(
         "segformer",
@@ -74,7 +79,7 @@ IMAGES = [
         {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 40, 64], "decoder_hidden_size": 64},
         IMAGE,
         LOGITS,
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
+        shapes=LARGE,
     ),
     Spec(
         "convnextv2",
@@ -82,42 +87,26 @@ IMAGES = [
         "ConvNextV2Config",
         {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1]},
         IMAGE,
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
+        shapes=LARGE,
     ),
-    Spec(
+    detector(
         "detr",
-        "DetrForObjectDetection",
-        "DetrConfig",
+        "Detr",
         {**DETECTOR, "backbone_config": {**RESNET, "out_features": ["stage4"]}},
-        IMAGE,
-        ("logits", "pred_boxes"),
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
-        exporters="T",
     ),
-    Spec(
+    detector(
         "conditional-detr",
-        "ConditionalDetrForObjectDetection",
-        "ConditionalDetrConfig",
+        "ConditionalDetr",
         {**DETECTOR, "backbone_config": {**RESNET, "out_features": ["stage4"]}},
-        IMAGE,
-        ("logits", "pred_boxes"),
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
-        exporters="T",
     ),
-    Spec(
+    detector(
         "deformable-detr",
-        "DeformableDetrForObjectDetection",
-        "DeformableDetrConfig",
+        "DeformableDetr",
         {**DETECTOR, "backbone_config": RESNET, "num_feature_levels": 3},
-        IMAGE,
-        ("logits", "pred_boxes"),
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
-        exporters="T",
     ),
-    Spec(
+    detector(
         "rt-detr",
-        "RTDetrForObjectDetection",
-        "RTDetrConfig",
+        "RTDetr",
         {
             "d_model": 64,
             "encoder_hidden_dim": 64,
@@ -131,19 +120,8 @@ IMAGES = [
             "num_queries": 10,
             "num_labels": 5,
             "num_denoising": 0,
-            "backbone_config": {
-                "model_type": "rt_detr_resnet",
-                "embedding_size": 16,
-                "hidden_sizes": [16, 32, 48, 64],
-                "depths": [1, 1, 1, 1],
-                "layer_type": "basic",
-                "out_features": ["stage2", "stage3", "stage4"],
-            },
+            "backbone_config": {**RESNET, "model_type": "rt_detr_resnet"},
         },
-        IMAGE,
-        ("logits", "pred_boxes"),
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
-        exporters="T",
     ),
     Spec(
         "dinov2",
@@ -169,7 +147,7 @@ IMAGES = [
             "neck_hidden_sizes": [16, 16, 24, 32, 48, 64, 96],
         },
         IMAGE,
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
+        shapes=LARGE,
     ),
     Spec(
         "yolos",
@@ -250,7 +228,7 @@ IMAGES = [
         },
         IMAGE,
         ("class_queries_logits", "masks_queries_logits"),
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
+        shapes=LARGE,
     ),
     Spec(
         "maskformer",
@@ -265,7 +243,7 @@ IMAGES = [
         },
         IMAGE,
         ("class_queries_logits", "masks_queries_logits"),
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
+        shapes=LARGE,
     ),
     Spec(
         "upernet",
@@ -286,7 +264,7 @@ IMAGES = [
         },
         IMAGE,
         LOGITS,
-        shapes={"pixel_values": (BATCH, 3, 64, 64)},
+        shapes=LARGE,
     ),
     Spec("ijepa", "IJepaModel", "IJepaConfig", VISION, IMAGE),
     Spec(

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import importlib
 import json
+import re
 import signal
 import sys
 import traceback
@@ -49,13 +50,17 @@ LIBRARIES = (
 )
 
 
+FOLDERS = re.compile(r"(?<![\w.])/(?:[\w.+@-]+/)+")
+"""What paths in messages begin with; only the file's name says something to others."""
+
+
 def step(spec: Spec) -> None:
     """Runs the step; what it raises becomes the reason in its result."""
     record = Record(spec)
     try:
         importlib.import_module(f"benchmarks.zoo.{CODE[spec.step]}").run(spec, record)
     except Exception as error:
-        text = " ".join(str(error).split())
+        text = FOLDERS.sub("", " ".join(str(error).split()))
         record.add(
             reason=f"{type(error).__name__}: {text}"[:600],
             trace=traceback.format_exc().splitlines()[-12:],
