@@ -9,7 +9,7 @@ dimension. Nothing that depends on an iteration ever has a known value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ import onnx_ir as oir
 
 from .constants import constant_tensor, tensor_shape
 from .graphs import subgraphs
+from .protos import subgraph_protos
 
 if TYPE_CHECKING:
     from .shapes import Facts, Skeleton, Typed
@@ -77,13 +78,12 @@ def bodies(proto: onnx.NodeProto) -> dict[str, onnx.GraphProto]:
     return {a.name: a.g for a in proto.attribute if a.HasField("g")}
 
 
-def all_protos(protos: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def all_protos(protos: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """The nodes and those of their subgraphs."""
     for proto in protos:
         yield proto
-        for attribute in proto.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from all_protos(graph.node)
+        for graph in subgraph_protos(proto):
+            yield from all_protos(graph.node)
 
 
 def follow(skeleton: Skeleton, proto: onnx.NodeProto, facts: Facts) -> None:

@@ -20,24 +20,22 @@ A proto that is read and written again is equal to the first up to these, which 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
 
 import onnx
 import onnx_ir as oir
 
 from .maps import give_maps, restore_maps, take_maps
+from .protos import Body, model_bodies
 from .sparse import dense_tensor, is_sparse, sparse_proto
 
 _VALUES = "secateur.value_info"
 _ANNOTATIONS = "secateur.quantization_annotation"
 
-_Body: TypeAlias = "onnx.GraphProto | onnx.FunctionProto"
-
 
 def deserialize(proto: onnx.ModelProto) -> oir.Model:
     """The model of a checked proto; it may change the proto and shares its weights."""
-    sparse = [[dense_tensor(s) for s in _take_sparse(body)] for body in _protos(proto)]
-    maps = [take_maps(body) for body in _protos(proto)]
+    sparse = [[dense_tensor(s) for s in _take_sparse(body)] for body in model_bodies(proto)]
+    maps = [take_maps(body) for body in model_bodies(proto)]
     model = oir.serde.deserialize_model(proto)
     for (graph, _), types in zip(_bodies(model, proto), maps, strict=True):
         give_maps(graph, types)
@@ -76,21 +74,7 @@ def serialize(model: oir.Model, *, sparse: bool = True) -> onnx.ModelProto:
     return proto
 
 
-def _protos(proto: onnx.ModelProto) -> Iterator[_Body]:
-    """Every graph and function body, subgraphs included, in the order of `_bodies`."""
-    stack: list[_Body] = [proto.graph, *proto.functions][::-1]
-    while stack:
-        body = stack.pop()
-        yield body
-        inner: list[_Body] = []
-        for node in body.node:
-            for attribute in node.attribute:
-                inner += [attribute.g] if attribute.HasField("g") else []
-                inner += attribute.graphs
-        stack += inner[::-1]
-
-
-def _take_sparse(body: _Body) -> list[onnx.SparseTensorProto]:
+def _take_sparse(body: Body) -> list[onnx.SparseTensorProto]:
     """The sparse initializers of a graph, with stand-ins of the same names left in their place."""
     if not isinstance(body, onnx.GraphProto):
         return []
@@ -125,14 +109,14 @@ def _positions(names: Iterable[str]) -> dict[str, int]:
     return {name: position for position, name in enumerate(dict.fromkeys(names))}
 
 
-def _bodies(model: oir.Model, proto: onnx.ModelProto) -> Iterator[tuple[oir.Graph, _Body]]:
+def _bodies(model: oir.Model, proto: onnx.ModelProto) -> Iterator[tuple[oir.Graph, Body]]:
     """Every graph and function body, subgraphs included, beside its proto."""
     yield from _body(model.graph, proto.graph)
     for function, written in zip(model.functions.values(), proto.functions, strict=True):
         yield from _body(function.graph, written)
 
 
-def _body(graph: oir.Graph, proto: _Body) -> Iterator[tuple[oir.Graph, _Body]]:
+def _body(graph: oir.Graph, proto: Body) -> Iterator[tuple[oir.Graph, Body]]:
     yield graph, proto
     for node, written in zip(graph, proto.node, strict=True):
         for attribute in written.attribute:
@@ -144,7 +128,7 @@ def _body(graph: oir.Graph, proto: _Body) -> Iterator[tuple[oir.Graph, _Body]]:
                     yield from _body(inner, part)
 
 
-def _restore_values(graph: oir.Graph, proto: _Body) -> None:
+def _restore_values(graph: oir.Graph, proto: Body) -> None:
     order: Mapping[str, int] = graph.meta.get(_VALUES, {})
     infos = {info.name: info for info in proto.value_info}
     for value in graph.initializers.values():

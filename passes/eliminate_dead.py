@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import onnx_ir as oir
 
+from ..ir.graphs import subgraphs
 from .base import Contract, Pass, PassContext, PassResult
 
 _QUANTIZATION = "quant_parameter_tensor_names"  # where onnx-ir keeps TensorAnnotation entries
@@ -50,25 +51,15 @@ def detach(node: oir.Node) -> None:
 
     Nodes in its subgraphs stop using captured values too, or their producers could not die.
     """
-    for graph in _subgraphs(node):
+    for graph in subgraphs(node):
         for inner in graph.all_nodes():
             for index in range(len(inner.inputs)):
                 inner.replace_input_with(index, None)
-            for nested in _subgraphs(inner):
+            for nested in subgraphs(inner):
                 nested.outputs.clear()
         graph.outputs.clear()
     assert node.graph is not None
     node.graph.remove(node, safe=True)
-
-
-def _subgraphs(node: oir.Node) -> Iterator[oir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == oir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == oir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 class _PureOperators:
@@ -84,7 +75,7 @@ class _PureOperators:
             self._known[key] = False  # a function that calls itself is invalid: leave it alone
             self._known[key] = self._look_up(node)
         return self._known[key] and all(
-            self(inner) for graph in _subgraphs(node) for inner in graph.all_nodes()
+            self(inner) for graph in subgraphs(node) for inner in graph.all_nodes()
         )
 
     def _look_up(self, node: oir.Node) -> bool:
@@ -103,7 +94,7 @@ def _sweep(graph: oir.Graph, pure: _PureOperators) -> int:
             detach(node)
             removed += 1
             continue
-        removed += sum(_sweep(inner, pure) for inner in _subgraphs(node))
+        removed += sum(_sweep(inner, pure) for inner in subgraphs(node))
     return removed
 
 

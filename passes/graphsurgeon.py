@@ -32,6 +32,7 @@ from onnx import numpy_helper
 
 from ..ir.errors import CertificateError, ModelError, SecateurError, UsageError
 from ..ir.io import load_model, to_proto
+from ..ir.protos import model_nodes
 from ..ir.registry import one_line
 from .base import Pass, PassContext, PassResult
 
@@ -199,19 +200,10 @@ def _restore_functions(
         _restore_nodes(old.node, base.node, function.node, {})
         produced = {name for node in function.node for name in node.output} | {*function.input}
         _assign(function.value_info, [v for v in old.value_info if v.name in produced])
-    called = {(node.domain, node.op_type) for node in _all_nodes(edited)}
+    called = {(node.domain, node.op_type) for node in model_nodes(edited)}
     for key, pairs in waiting.items():
         if pairs and key in called:
             raise _lost(f"the function '{key[1]}', which is still called")
-
-
-def _all_nodes(model: onnx.ModelProto) -> Iterator[Any]:
-    waiting: list[Any] = [model.graph, *model.functions]
-    while waiting:
-        for node in waiting.pop().node:
-            yield node
-            for attribute in node.attribute:
-                waiting += [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
 def _require_parallel(original: Sequence[Any], baseline: Sequence[Any], what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import onnx
@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from ..ir.errors import ModelError
 from ..ir.inference import infer_shapes
+from ..ir.protos import inner_graphs
 
 Types: TypeAlias = "Mapping[str, tuple[int, tuple[int | str | None, ...]]]"
 Shape: TypeAlias = "tuple[int | str | None, ...]"
@@ -105,7 +106,10 @@ def value_types(model: onnx.ModelProto) -> dict[str, tuple[int, Shape]]:
             graph.input.append(helper.make_tensor_value_info(name, element, shape))
     with contextlib.suppress(Exception):  # what it cannot infer, the model may state
         shell = infer_shapes(shell)
-    for value in _value_infos(shell.graph):
+    graphs = (shell.graph, *inner_graphs(shell.graph))
+    for value in (
+        info for part in graphs for info in (*part.input, *part.output, *part.value_info)
+    ):
         kind = value.type.tensor_type
         if value.type.HasField("tensor_type") and kind.HasField("shape"):
             dims: Shape = tuple(
@@ -114,14 +118,6 @@ def value_types(model: onnx.ModelProto) -> dict[str, tuple[int, Shape]]:
             )
             types.setdefault(value.name, (kind.elem_type, dims))
     return types
-
-
-def _value_infos(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
-    yield from (*graph.input, *graph.output, *graph.value_info)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _value_infos(attribute.g)
 
 
 def constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
