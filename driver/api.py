@@ -16,13 +16,13 @@ from typing import Any, Literal
 import onnx
 import onnx_ir as oir
 
-from ..ir import analysis as _analysis
 from ..ir import rewrite as _rewrite
 from ..ir.analysis import Analysis
 from ..ir.coupling import Flags
 from ..ir.errors import CertificateError, UsageError
 from ..ir.io import load_model, save_model
 from ..ir.rewrite import Rewritten
+from ..passes import computed_weights as _analysis
 from ..passes.allocation import Limits, allocate
 from ..passes.base import Pass, PassContext, PassResult
 from ..passes.criteria import score_units

@@ -65,6 +65,7 @@ def describe_analysis(analysis: Analysis) -> dict[str, Any]:
         "weight_bytes": costs.weight_bytes,
         "peak_activation_bytes": costs.peak_activation_bytes,
         "prunable_parameters": in_groups,
+        "stored": list(analysis.stored),
         "dims": dict(analysis.facts[0].binding),
         "pins": [
             {"reason": reason, "axes": axes, "nodes": list(nodes)}

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ..ir.analysis import Analysis
 from ..ir.constants import constants, tensor_shape
+from ..ir.coupling import Flags
 from ..ir.errors import SecateurError
 from ..ir.rewrite import rewrite
 from ..ir.slices import Slice
@@ -44,6 +45,11 @@ def removed_in_original(analysis: Analysis, prunings: Sequence[Pruning]) -> Remo
         if units is not None:
             chosen = units[list(item.indices)]
             flags[chosen[chosen >= 0]] = True
+    if not all(_is_all_of(analysis, flags, item) for item in direct.values()):
+        # Later passes cut along another factor of an axis than the original's units do.
+        traced = {name for name, _ in direct}
+        complete = all(cut.tensor in traced for p in prunings for cut in p.slices)
+        return Removed(list(direct.values()), complete)
     try:
         slices = rewrite(analysis, flags).slices
     except SecateurError:  # what the passes before the pruning made is easier to rewrite
@@ -52,6 +58,15 @@ def removed_in_original(analysis: Analysis, prunings: Sequence[Pruning]) -> Remo
     if all(found.get(place) == s.indices for place, s in direct.items()):
         return Removed(slices, True)
     return Removed(list(direct.values()), False)
+
+
+def _is_all_of(analysis: Analysis, flags: Flags, item: Slice) -> bool:
+    """Whether a slice is all that the flagged units own of its axis."""
+    operand = analysis.operands.get(item.tensor)
+    if operand is None:
+        return True
+    keep = analysis.keep(operand.axis(item.axis), flags)
+    return tuple(np.flatnonzero(~keep).tolist()) == item.indices
 
 
 def _direct(analysis: Analysis, prunings: Sequence[Pruning]) -> dict[Place, Slice]:

@@ -20,7 +20,9 @@ from ..ir.errors import DataError, SecateurError
 from ..ir.io import atomic_write, files_digest, memory_digest, model_files
 
 if TYPE_CHECKING:
+    from ..ir.slices import Slice
     from ..passes.base import PassContext
+    from ..passes.proof import Points
     from ..passes.prune import Pruning
     from ..runtime.benchmark import Timing
     from ..runtime.cost import Costs, LayerCost
@@ -93,10 +95,16 @@ def build_report(
             for number, found in enumerate(result.results, start=1)
             for block in found.details.get("blocks", ())
         ],
+        "stored": [
+            {"pass": number, "tensor": name}
+            for number, p in prunings.items()
+            for name in p.analysis.stored
+        ],
         "layers": _layers(whole.before, whole.after),
         "totals": {"file_bytes": _change(original["bytes"], pruned["bytes"])}
         | _totals(whole.before, whole.after, list(prunings.values())),
         "certificate": _certificate(result),
+        "steps": _steps(result),
         "timing": _timing(result.bench),
         "warnings": [*_warnings(result, list(prunings.values()), whole), *warnings],
         "copies": [
@@ -109,10 +117,7 @@ def build_report(
             for pruning in prunings.values()
             for copy in pruning.copies
         ],
-        "removed": [
-            {"tensor": s.tensor, "axis": s.axis, "indices": list(s.indices), "role": s.role}
-            for s in whole.removed.slices
-        ],
+        "removed": _slices(whole.removed.slices),
     }
 
 
@@ -127,7 +132,7 @@ class _Whole:
 
     @classmethod
     def of(cls, result: PruneResult, prunings: Sequence[Pruning], context: PassContext) -> _Whole:
-        from ..ir.analysis import analyze
+        from ..passes.computed_weights import analyze
         from ..passes.prune import Prune
         from ..runtime.cost import CostModel
         from ..runtime.observe import observer
@@ -172,10 +177,36 @@ def _certificate(result: PruneResult) -> dict[str, Any] | None:
     points, certificate = result.points, result.certificate
     if points is None or certificate is None:
         return None
-    return certificate.to_json() | {
+    return certificate.to_json() | _points(points)
+
+
+def _points(points: Points) -> dict[str, Any]:
+    return {
         "masks": [m.to_json() for m in points.masks],
         "compactions": [c.to_json() for c in points.compactions],
     }
+
+
+def _steps(result: PruneResult) -> list[dict[str, Any]]:
+    """What every pruning pass but the last removed from the model that it was given."""
+    found = [(k, r) for k, r in enumerate(result.results, start=1) if "points" in r.details]
+    return [
+        {
+            "pass": number,
+            **_points(outcome.details["points"]),
+            "removed": _slices(outcome.details["pruning"].slices)
+            if "pruning" in outcome.details
+            else [],
+        }
+        for number, outcome in found[:-1]
+    ]
+
+
+def _slices(slices: Sequence[Slice]) -> list[dict[str, Any]]:
+    return [
+        {"tensor": s.tensor, "axis": s.axis, "indices": list(s.indices), "role": s.role}
+        for s in slices
+    ]
 
 
 def _warnings(result: PruneResult, prunings: Sequence[Pruning], whole: _Whole) -> list[str]:

@@ -86,6 +86,8 @@ def show_result(result: PruneResult, output: Path) -> None:
     if groups:
         gone = sum(g["removed"] for g in groups)
         out.print(f"removed {gone} units from {len(groups)} of {len(report['groups'])} groups")
+    if report["stored"]:
+        out.print(f"stored {_weights(len(report['stored']))} computed from constants")
     if result.certificate is not None:
         out.print(f"certificate: {escape(result.certificate.describe())}")
     if report["timing"] is None and not result.passes:
@@ -141,6 +143,8 @@ def show_analysis(data: Mapping[str, Any]) -> None:
         f"in prunable units; weights {_bytes(data['weight_bytes'])}, peak activations "
         f"{_bytes(data['peak_activation_bytes'])}"
     )
+    if data["stored"]:
+        out.print(f"{_weights(len(data['stored']))} computed from constants: pruning stores them")
     if data["dims"]:
         sizes = ", ".join(f"{name}={size}" for name, size in data["dims"].items())
         out.print(f"symbolic dimensions bound to {escape(sizes)}")
@@ -232,6 +236,10 @@ def show_passes(data: Mapping[str, Any]) -> None:
             f"    {row['family']} (by {row['provider']}): {', '.join(row['operators'])}",
             markup=False,
         )
+
+
+def _weights(count: int) -> str:
+    return "1 weight" if count == 1 else f"{count} weights"
 
 
 def _count(value: float) -> str:

@@ -1,14 +1,17 @@
 """Proving a certificate again, from files alone.
 
-The report says which units went as masks on named nodes of the model that the pruning pass was
-given. Passes before it preserve the outputs and are run again; then the masked original is built
-and compared with the pruned model as it was when the certificate was made.
+The report says which units went as masks on named nodes of the model that each pruning pass was
+given. The passes are gone through in order. Those that preserve the outputs are run again, and
+compared. A pruning pass removes again what the report says that it removed, without choosing again,
+and its result is proved equal to the masked version of its input. After the last of them stands the
+pruned model itself.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as oir
@@ -16,12 +19,29 @@ import onnx_ir as oir
 from ..ir.errors import CertificateError, DataError, ModelError, SecateurError, UsageError
 from ..ir.io import digest, load_model
 from ..ir.masks import Compaction, Mask
+from ..passes.base import Contract, Pass, PassContext
+from ..passes.proof import Points, Removal, Repeatable, prove
 from .report import read_report
 
 if TYPE_CHECKING:
-    from ..passes.base import Pass, PassContext
     from ..runtime.certificate import Certificate
     from .api import Source
+
+Slices = list[tuple[str, int, list[int]]]
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What a report says about how its model was made: ``steps`` are all pruning passes but the
+    last, by their numbers from 0, and ``points`` and ``removed`` are the last and the whole."""
+
+    passes: tuple[Pass, ...]
+    steps: Mapping[int, Removal]
+    points: Points
+    removed: Slices
+    stored: bool
+    dims: dict[str, int]
+    seed: int
 
 
 def verify_report(
@@ -32,64 +52,140 @@ def verify_report(
     context_for: Callable[[Mapping[str, int], int], PassContext],
 ) -> Certificate:
     """See `secateur.driver.api.verify`."""
-    from ..ir.shapes import Skeleton, bind_dims, infer_bindings
-    from ..passes.manager import PassManager
-    from ..passes.pipeline import parse_pipeline
-    from ..passes.proof import Points, prove
-    from ..runtime.observe import observer
-
     data = read_report(report)
     _check_digest(data, "original", original)
     _check_digest(data, "pruned", pruned)
-    if data.get("certificate") is None:
-        raise DataError("the report holds no certificate: its pipeline pruned nothing")
+    recorded = _read(data)
+    last = _last_pruning(recorded.passes)
     try:
-        passes = parse_pipeline(data["pipeline"])
-        proof = data["certificate"]
-        points = Points(
-            [Mask.from_json(m) for m in proof["masks"]],
-            [Compaction.from_json(c) for c in proof["compactions"]],
-        )
-        removed = [
-            (str(r["tensor"]), int(r["axis"]), list(map(int, r["indices"])))
-            for r in data["removed"]
-        ]
-        dims, seed = {str(k): int(v) for k, v in data["dims"].items()}, int(data["seed"])
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, SecateurError) as error:
-        text = error if isinstance(error, SecateurError) else repr(error)
-        raise DataError(
-            f"the report holds no certificate that can be proved again: {text}"
-        ) from None
-    try:
-        context = context_for(dims, seed)
-        before = PassManager(_prefix(passes), verify=False).run(model, context).model
-        skeleton = Skeleton(before)
-        facts = infer_bindings(
-            skeleton, bind_dims(before, context.dims), observer(before, context.calibration)
-        )
+        context = context_for(recorded.dims, recorded.seed)
+        before = model
+        proofs: list[Certificate] = []
+        for number, current in enumerate(recorded.passes[:last]):
+            if current.contract is not Contract.MASKS:
+                before = _run(current, before, context)
+                continue
+            removal = recorded.steps.get(number)
+            if removal is None or not isinstance(current, Repeatable):
+                raise DataError(
+                    f"the report does not say what pass {number + 1}, '{current.name}', removed in"
+                    " a way that can be repeated"
+                )
+            after = current.repeat(before, removal, context)
+            proofs.append(_prove(before, after, removal.points, context))
+            if not proofs[-1].ok:
+                return _joined(proofs)
+            before = after
+        replay: dict[str, Any] = {}
+        if recorded.removed and all(step.slices for step in recorded.steps.values()):
+            source = _with_stored_weights(model, recorded, context) if recorded.stored else model
+            replay = {"removed": recorded.removed, "source": source}
+        smaller = load_model(pruned)
+        return _joined([*proofs, _prove(before, smaller, recorded.points, context, **replay)])
     except UsageError as error:
         raise DataError(f"the report does not fit the original model: {error}") from None
-    smaller = load_model(pruned)
-    try:
-        return prove(before, smaller, points, facts, context, removed=removed or None, source=model)
     except (ModelError, OverflowError) as error:
         raise CertificateError(
             f"the report's certificate does not fit the original model: {error}"
         ) from None
 
 
-def _prefix(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
-    """The passes before the pruning; there must be exactly one, with only preserving others."""
-    from ..passes.base import Contract
+def _read(data: Mapping[str, Any]) -> _Recorded:
+    from ..passes.pipeline import parse_pipeline
 
-    masking = [k for k, p in enumerate(passes) if p.contract is Contract.MASKS]
-    others = [p for p in passes if p.contract is Contract.APPROXIMATES]
-    if len(masking) != 1 or others:
-        raise DataError(
-            "only a pipeline with one pruning pass and output-preserving passes can be proved"
-            " again from files"
+    if data.get("certificate") is None:
+        raise DataError("the report holds no certificate: its pipeline pruned nothing")
+    try:
+        return _Recorded(
+            parse_pipeline(data["pipeline"]),
+            {
+                int(step["pass"]) - 1: Removal(_points(step), _slices(step["removed"]))
+                for step in data.get("steps", ())
+            },
+            _points(data["certificate"]),
+            _slices(data["removed"]),
+            bool(data.get("stored")),
+            {str(k): int(v) for k, v in data["dims"].items()},
+            int(data["seed"]),
         )
-    return passes[: masking[0]]
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, SecateurError) as error:
+        text = error if isinstance(error, SecateurError) else repr(error)
+        raise DataError(
+            f"the report holds no certificate that can be proved again: {text}"
+        ) from None
+
+
+def _points(data: Mapping[str, Any]) -> Points:
+    return Points(
+        [Mask.from_json(m) for m in data["masks"]],
+        [Compaction.from_json(c) for c in data["compactions"]],
+    )
+
+
+def _slices(data: Sequence[Mapping[str, Any]]) -> Slices:
+    return [(str(r["tensor"]), int(r["axis"]), list(map(int, r["indices"]))) for r in data]
+
+
+def _last_pruning(passes: Sequence[Pass]) -> int:
+    """The number of the last pruning pass; all others must prune, too, or preserve the outputs."""
+    pruning = [k for k, p in enumerate(passes) if p.contract is Contract.MASKS]
+    if not pruning or any(p.contract is Contract.APPROXIMATES for p in passes):
+        raise DataError(
+            "only a pipeline of passes that prune or preserve the outputs can be proved again from"
+            " files"
+        )
+    return pruning[-1]
+
+
+def _run(current: Pass, model: oir.Model, context: PassContext) -> oir.Model:
+    """What a pass that preserves the outputs makes of the model, compared with it."""
+    from ..passes.manager import PassManager
+
+    return PassManager([current]).run(model, context).model
+
+
+def _prove(
+    before: oir.Model, after: oir.Model, points: Points, context: PassContext, **replay: Any
+) -> Certificate:
+    from ..ir.shapes import Skeleton, bind_dims, infer_bindings
+    from ..runtime.observe import observer
+
+    bindings, observe = bind_dims(before, context.dims), observer(before, context.calibration)
+    facts = infer_bindings(Skeleton(before), bindings, observe)
+    return prove(before, after, points, facts, context, **replay)
+
+
+def _with_stored_weights(model: oir.Model, recorded: _Recorded, context: PassContext) -> oir.Model:
+    """The original with the computed weights stored of which slices were removed."""
+    from ..passes.computed_weights import analyze
+    from ..passes.prune import Prune
+    from ..runtime.observe import observer
+
+    carriers = {p.carrier for p in recorded.passes if isinstance(p, Prune)}
+    prefer = carriers.pop() if len(carriers) == 1 else "heads"
+    observe = observer(model, context.calibration)
+    return analyze(model, context.dims, prefer=prefer, observe=observe).model
+
+
+def _joined(proofs: Sequence[Certificate]) -> Certificate:
+    """The certificates of all pruning passes as one, of which the last says what was run."""
+    *others, last = proofs
+    if not others:
+        return last
+    worst = max(proofs, key=lambda p: p.worst / p.tolerance if p.tolerance else p.worst)
+    return replace(
+        last,
+        ok=all(proof.ok for proof in proofs),
+        kind="held" if any(proof.kind == "held" for proof in proofs) else last.kind,
+        runs=tuple(
+            replace(run, label=f"step {number}, {run.label}")
+            for number, proof in enumerate(proofs, start=1)
+            for run in proof.runs
+        ),
+        worst=worst.worst,
+        tolerance=worst.tolerance,
+        notes=tuple(dict.fromkeys(note for proof in proofs for note in proof.notes)),
+    )
 
 
 def _check_digest(data: Mapping[str, Any], which: str, source: Source) -> None:

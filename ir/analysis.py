@@ -21,7 +21,7 @@ from .coupling import Coupling, Flags, Indices
 from .errors import ModelError, UsageError
 from .graphs import captured, subgraphs
 from .naming import describe, node_label, output_name
-from .rules.base import Body, Operand, Rule, Site, Statements
+from .rules.base import Body, Listed, Operand, Rule, Site, Statements
 from .rules.registry import find_rule
 from .shapes import Array, Facts, Observer, Skeleton, bind_dims, infer_bindings
 from .sharing import is_shared, tie_weights
@@ -68,10 +68,14 @@ class Analysis:
     warnings: list[str] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     unit_count: int = 0
+    lists: dict[str, Listed] = field(default_factory=dict)
+    """The sequences whose elements are known, by name."""
     hidden: frozenset[oir.Node] = frozenset()
     """The nodes of subgraphs in which no rule holds."""
     written: oir.Model | None = None
-    """The model as it was given, if it was not flat."""
+    """The model as it was given, if it was not flat or if computed weights were stored in it."""
+    stored: tuple[str, ...] = ()
+    """Computed weights of that model that ``model`` stores instead (see `computed`)."""
     _unit_of_root: dict[int, Indices] = field(default_factory=dict)
 
     def units_of(self, axis: int) -> Indices | None:
@@ -150,6 +154,7 @@ class _Builder:
         self.statements = Statements()
         self.warnings: list[str] = []
         self._shared: dict[str, bool] = {}
+        self.lists: dict[str, Listed] = {}
         self.operands: dict[str | tuple[str, int, int], Operand] = {}
         self.tensors = {str(v.name): (v, t) for v, t in constants(model.graph)}
         self.constant = set(self.tensors)
@@ -171,12 +176,15 @@ class _Builder:
             self.owners,
             [],
             self.warnings,
+            lists=self.lists,
             hidden=self.hidden,
         )
         tie_weights(analysis)
         if interface:
             self._pin_interface()
         self._protect(protect, self.sites)
+        self.coupling.products = [c.axes for c in self.statements.contractions]
+        self.coupling.across = [i.axis for i in self.statements.inexact]
         self.coupling.resolve(prefer)
         self.owners += [("", -1)] * (len(self.coupling.sizes) - len(self.owners))
         analysis.weights = self._weights()
@@ -189,6 +197,11 @@ class _Builder:
         key: str | tuple[str, int, int] = name
         if name in self.tensors and position >= 0 and self._is_shared(value):
             key = (name, site, position)
+        return self._typed_operand(name, key, site)
+
+    def _typed_operand(
+        self, name: str, key: str | tuple[str, int, int], site: int
+    ) -> Operand | None:
         if key in self.operands:
             return self.operands[key]
         types = [f.types.get(name) for f in self.facts]
@@ -203,6 +216,25 @@ class _Builder:
         operand = Operand(name, shape, axes, name in self.constant, dynamic, later)
         self.operands[key] = operand
         return operand
+
+    def _lists(self, values: Sequence[oir.Value | None]) -> list[Listed | None]:
+        """The sequences among values, where they hold the same elements under every binding."""
+        return [None if value is None else self._list(str(value.name)) for value in values]
+
+    def _list(self, name: str) -> Listed | None:
+        found = [f.lists.get(name) for f in self.facts]
+        if found[0] is None or any(other != found[0] for other in found):
+            return None
+        origins = [self.facts[0].origins.get(part, "") for part in found[0].names]
+        made = [
+            [self._typed_operand(part, part, -1) for part in parts]
+            for parts in (found[0].names, origins)
+        ]
+        known = tuple(operand for operand in made[0] if operand is not None)
+        if len(known) < len(made[0]):
+            return None
+        self.lists[name] = Listed(known, found[0].exact, tuple(made[1]))
+        return self.lists[name]
 
     def _dynamic(self, name: str, rank: int) -> tuple[bool, ...]:
         if len(self.facts) == 1:
@@ -226,6 +258,12 @@ class _Builder:
             return None
         return values[0]
 
+    def _values_of(self, name: str) -> list[Array] | None:
+        """A value under every binding, where it is known before the run under all."""
+        values = [f.values.get(name) for f in self.facts]
+        known = [value for value in values if value is not None]
+        return known if len(known) == len(values) else None
+
     # -- nodes --------------------------------------------------------------------------------
 
     def _visit_graph(self, graph: oir.Graph, trips: tuple[int, ...]) -> Body:
@@ -239,7 +277,8 @@ class _Builder:
         if graph is self.model.graph:
             return Body((), ())
         inputs = [self._operand(value) for value in graph.inputs]
-        return Body(inputs, [self._operand(value) for value in graph.outputs])
+        outputs = [self._operand(value) for value in graph.outputs]
+        return Body(inputs, outputs, self._lists(graph.inputs), self._lists(graph.outputs))
 
     def _visit(self, node: oir.Node, trips: tuple[int, ...]) -> None:
         rule = find_rule(node.domain, node.op_type)
@@ -266,10 +305,12 @@ class _Builder:
             inputs,
             outputs,
             self._value_of,
+            self._values_of,
             self.coupling,
             self.statements,
             bodies,
             trips,
+            (self._lists(node.inputs), self._lists(node.outputs)),
         )
         self.sites.append(site)
         self._pin_hidden(site, live)
@@ -277,10 +318,15 @@ class _Builder:
 
     def _couple(self, site: Site, rule: Rule | None) -> None:
         node, operands = site.node, (*site.inputs, *site.outputs)
+        lists = (*site.lists_in, *site.lists_out)
         unknown = [
             str(v.name)
-            for v, o in zip((*node.inputs, *node.outputs), operands, strict=True)
-            if v is not None and o is None and v.name and (v.uses() or v.is_graph_output())
+            for v, o, listed in zip((*node.inputs, *node.outputs), operands, lists, strict=True)
+            if v is not None
+            and o is None
+            and listed is None
+            and v.name
+            and (v.uses() or v.is_graph_output())
         ]
         if rule is None or (subgraphs(node) and not site.bodies):
             self._barrier(site, f"no coupling rule for {describe(node)}")
@@ -296,6 +342,7 @@ class _Builder:
         site.pin_all(why)
         for body in site.bodies.values():
             site.pin_all(why, (*body.inputs, *body.outputs))
+            site.pin_lists(why, (*body.lists_in, *body.lists_out))
         self.warnings.append(f"node '{node_label(site.node)}': {why}; everything it touches stays")
 
     # -- subgraphs ----------------------------------------------------------------------------
@@ -310,6 +357,7 @@ class _Builder:
             inside = [value for value, _ in constants(graph)]
             for value in inside if live else (*inside, *captured(graph)):
                 site.pin_all(why, [self._operand(value)])
+                site.pin_lists(why, self._lists([value]))
 
     def _trips(self, node: oir.Node) -> tuple[int, ...]:
         """An axis as long as a loop has iterations, where that is known."""
@@ -330,7 +378,9 @@ class _Builder:
             for value in values:
                 if site == GRAPH_INPUT and value.is_initializer():
                     continue
-                for operand in self._by_name.get(str(value.name), ()):
+                listed = self._lists([value])[0]
+                elements = () if listed is None else listed.operands
+                for operand in (*self._by_name.get(str(value.name), ()), *elements):
                     for axis in operand.axes:
                         self.coupling.pin(axis, None, reason, site)
 

@@ -1,4 +1,4 @@
-"""Choosing carriers: which of several alternatives leaves most units.
+"""Choosing carriers: which of several alternatives lets pruning save most.
 
 An alternative ties coordinates together, and so do those of the choices next to it: groups of a
 convolution and the places inside them after a channel shuffle may leave one unit of all. Choices
@@ -6,6 +6,11 @@ that share axes are therefore tried together, on the classes of axes round them:
 there bears the label of its component, and taking an alternative joins labels and pins axes. The
 search keeps the best few combinations of the choices decided so far (a beam) and is bounded, so
 that the time grows with the number of choices.
+
+Combinations are compared by the multiply-accumulates that are left once half of what can go on
+every axis round them is gone: places inside the groups of a convolution shrink its weight along
+two axes, whole groups along one. What goes exactly counts first, then what goes at all. Of equals,
+the one that leaves most units is the finest.
 """
 
 from __future__ import annotations
@@ -96,14 +101,17 @@ class Scene:
         self._total = 0
         self._links: list[tuple[Indices, Indices]] = []
         self._explore(neighbours)
+        self._work = _Work(coupling, self._base)
+        rows = [self._row(root) for root in self._base if coupling.is_inexact(root)]
+        self._across = np.concatenate([np.empty(0, np.int64), *(np.r_[row] for row in rows)])
 
     def best(
         self, possible: Sequence[Sequence[Alternative]], wanted: Callable[[Alternative], bool]
     ) -> list[Alternative | None]:
         """An alternative for each of ``numbers`` (None: nothing is left), out of ``possible``.
 
-        Ranks count first, then the ``wanted`` alternatives, then the numbers of units; an
-        alternative that leaves a single unit counts for nothing.
+        Ranks count first, then the ``wanted`` alternatives, then the work saved by exact units, by
+        all, then the numbers of units; an alternative that leaves a single unit counts for nothing.
         """
         beam = [_State(self._labels(), self._pinned(), ())]
         for number, alternatives in zip(self.numbers, possible, strict=True):
@@ -200,15 +208,59 @@ class Scene:
 
     def _scored(self, state: _State, wanted: Callable[[Alternative], bool]) -> _State:
         dead = self._dead(state)
-        score = np.zeros(3)
+        rank, hits, most = 0, 0, 0.0
         for alternative in state.taken:
             if alternative is None:
                 continue
-            live = (np.unique(state.labels[self._row(axis)]) for axis, _ in alternative.digits)
-            units = min((int((~dead[labels]).sum()) for labels in live), default=1)
+            found = (np.unique(state.labels[self._row(axis)]) for axis, _ in alternative.digits)
+            units = min((int((~dead[labels]).sum()) for labels in found), default=1)
             if units > 1:
-                score += (alternative.rank, wanted(alternative), math.log2(units))
-        return _State(state.labels, state.pinned, state.taken, tuple(score.round(6).tolist()))
+                rank += alternative.rank
+                hits += wanted(alternative)
+                most += math.log2(units)
+        live = ~dead[state.labels]
+        across = np.zeros(dead.size, np.bool_)
+        across[state.labels[self._across]] = True
+        exact, saved = (
+            round(self._work.saved(state.labels, part), 6)
+            for part in (live & ~across[state.labels], live)
+        )
+        score = (rank, hits, exact, saved, round(most, 6))
+        return _State(state.labels, state.pinned, state.taken, score)
+
+
+class _Work:
+    """The products of axis sizes (multiply-accumulates) that the classes of a scene are part of.
+
+    ``base`` gives for every class where its coordinates begin, in the order of the scene.
+    """
+
+    def __init__(self, coupling: Coupling, base: dict[int, int]) -> None:
+        filled = {root: k for k, root in enumerate(r for r in base if coupling.sizes[r])}
+        self._starts = np.array([base[root] for root in filled], np.int64)
+        self._sizes = np.array([coupling.sizes[root] for root in filled], np.float64)
+        numbers = {k for root in filled for k in coupling.products_of(root)[:_LINKS]}
+        products = [coupling.products[k] for k in sorted(numbers)]
+        inside = [
+            [k for a in p if (k := filled.get(coupling.root(a))) is not None] for p in products
+        ]
+        whole = [math.prod(coupling.sizes[axis] for axis in product) for product in products]
+        self._whole = np.array(whole, np.float64)
+        self._factors = np.full((len(products), max(map(len, inside), default=0)), len(filled))
+        for row, factors in zip(self._factors, inside, strict=True):
+            row[: len(factors)] = factors
+
+    def saved(self, labels: Indices, live: Flags) -> float:
+        """log2 of how many times less work there is when half of what can go on every axis goes:
+        an axis with ``live`` coordinates of two components or more."""
+        total = self._whole.sum()
+        if not total:
+            return 0.0
+        first = np.minimum.reduceat(np.where(live, labels, labels.size), self._starts)
+        last = np.maximum.reduceat(np.where(live, labels, -1), self._starts)
+        share = np.add.reduceat(live.astype(np.int64), self._starts) / self._sizes
+        left = np.append(np.where(first < last, 1 - share / 2, 1.0), 1.0)
+        return float(np.log2(total / (self._whole * left[self._factors].prod(axis=1)).sum()))
 
 
 def _join(labels: Indices, left: Indices, right: Indices, count: int) -> Indices:

@@ -4,7 +4,9 @@ The values of a body have the shapes of one iteration. States of a loop are foll
 shapes repeat; those of an axis that changes from one iteration to the next, or that depends on
 the branch taken or on a number of iterations that only a run tells, are *split*: the first of two
 `Facts` shows one possible size, the second another, exactly as for two sizes of a symbolic
-dimension. Nothing that depends on an iteration ever has a known value.
+dimension. Nothing that depends on an iteration ever has a known value, unless there is only one.
+
+Sequences that a loop fills are followed by `loop_lists`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import onnx_ir as oir
 
 from .constants import constant_tensor, tensor_shape
 from .graphs import subgraphs
+from .lists import Elements, join_lists
+from .loop_lists import follow_lists
 from .protos import subgraph_protos
 
 if TYPE_CHECKING:
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
 
     Types = list[Typed | None]
 
-_LIMIT = 10_000
+LIMIT = 10_000
 """Nodes that are inferred, at most, to follow states whose shapes change to the last iteration."""
 
 
@@ -44,7 +48,7 @@ def skeleton_node(node: oir.Node) -> onnx.NodeProto:
     for attribute in node.attributes.values():
         if attribute.type == oir.AttributeType.GRAPH:
             entry = proto.attribute.add(name=attribute.name, type=onnx.AttributeProto.GRAPH)
-            _skeleton_graph(attribute.as_graph(), entry.g)
+            _skeleton_graph(attribute.as_graph(), entry.g, 2 if node.op_type == "Loop" else 0)
         elif attribute.type == oir.AttributeType.GRAPHS:
             entry = proto.attribute.add(name=attribute.name, type=onnx.AttributeProto.GRAPHS)
             for graph in attribute.as_graphs():
@@ -54,13 +58,15 @@ def skeleton_node(node: oir.Node) -> onnx.NodeProto:
     return proto
 
 
-def _skeleton_graph(graph: oir.Graph, proto: onnx.GraphProto) -> None:
+def _skeleton_graph(graph: oir.Graph, proto: onnx.GraphProto, counts: int = 0) -> None:
+    """The first ``counts`` inputs are numbers, of which it matters whether they are scalars."""
     proto.name = graph.name or "body"
-    for value in graph.inputs:
+    for index, value in enumerate(graph.inputs):
         info = proto.input.add(name=str(value.name))
         if value.type is not None:
             info.type.CopyFrom(oir.serde.serialize_value(value).type)
-            if info.type.HasField("tensor_type") and len(value.shape or ()) > 0:
+            counted = index < counts and value.shape is not None and value.shape.is_static()
+            if info.type.HasField("tensor_type") and len(value.shape or ()) > 0 and not counted:
                 info.type.tensor_type.ClearField("shape")
     for value in graph.outputs:
         info = proto.output.add(name=str(value.name))
@@ -106,6 +112,8 @@ def _follow_if(skeleton: Skeleton, proto: onnx.NodeProto, facts: Facts) -> None:
         for name, inner in zip(proto.output, taken.output, strict=True):
             if inner.name in facts.types:
                 facts.types[name] = facts.types[inner.name]
+            if inner.name in facts.lists:
+                facts.lists[name] = facts.lists[inner.name]
             if inner.name in facts.values:
                 facts.values[name] = facts.values[inner.name]
         return
@@ -114,6 +122,7 @@ def _follow_if(skeleton: Skeleton, proto: onnx.NodeProto, facts: Facts) -> None:
         options = facts.types.get(yes.name), facts.types.get(no.name)
         if name:
             _set(facts, name, _either(facts, *options))
+            join_lists(facts, name, (yes.name, no.name), _either)
 
 
 def _set(facts: Facts, name: str, kind: Typed | None) -> None:
@@ -134,7 +143,7 @@ def _either(facts: Facts, first: Typed | None, later: Typed | None) -> Typed | N
 # -- loops --------------------------------------------------------------------------------------
 
 
-class _Iterations:
+class Iterations:
     """A loop's body, inferred for one iteration after the other.
 
     ``given`` are the types of the body's inputs that are no states, ``true`` the name of the
@@ -156,12 +165,17 @@ class _Iterations:
         self._skeleton, self._facts, self._nodes = skeleton, facts, graph.node
         self._given, self._true, (self._into, self._out) = given, true, states
         self._names = made
-        self._inner = [o for proto in all_protos(graph.node) for o in proto.output if o]
-        self._inner += [info.name for info in graph.input]
+        self.inner = [o for proto in all_protos(graph.node) for o in proto.output if o]
+        self.inner += [info.name for info in graph.input]
         self._rows: list[Types] = []
         self._shown = 0
         self._next: Types = []
         self._seen: list[Types] = []
+        self.lists: Mapping[str, Elements] = {}
+        """The sequences among the states, as the body is given them."""
+        self.limit = LIMIT
+        self.number = "", 0
+        """The name of the number of the iteration and what it is, while that is known."""
 
     def run(self, first: Types) -> None:
         """Follows states that initially have the types ``first`` (None: unknown). Afterwards the
@@ -199,13 +213,18 @@ class _Iterations:
     def _step(self, row: Types) -> Types:
         """The states after an iteration that begins with ``row``."""
         facts = self._facts
-        for name in self._inner:
+        for name in self.inner:
             facts.types.pop(name, None)
             facts.values.pop(name, None)
+            facts.lists.pop(name, None)
+        facts.lists.update(self.lists)
         for name, kind in (*self._given.items(), *zip(self._into, row, strict=True)):
             _set(facts, name, kind)
         if self._true:
             facts.values[self._true] = np.array(True)
+        if self.number[0]:
+            name, number = self.number
+            facts.values[name] = np.full(self._given[name][1], number, np.int64)
         self._skeleton.infer_nodes(self._nodes, facts)
         self._seen.append([facts.types.get(name) for name in self._names])
         return [
@@ -219,12 +238,20 @@ class _Iterations:
             return self._rows[0]
         if trips is None:
             return self._next
-        if trips * len(self._inner) > _LIMIT:
+        if trips * len(self.inner) > LIMIT:
             return [a if a == b else None for a, b in zip(*self._rows[:2], strict=True)]
         while len(self._rows) <= trips:
             self._rows.append(self._step(self._rows[-1]))
         self._step(self._rows[self._shown])
         return self._rows[trips]
+
+    def show(self) -> None:
+        """Gives the values of the body the types of the iteration that the facts show."""
+        self._next = self._step(self._rows[self._shown])
+
+    def at(self, iteration: int) -> None:
+        """Gives the values of the body those of one iteration; `after` has been asked so far."""
+        self._step(self._rows[min(iteration, len(self._rows) - 1)])
 
     def made(self) -> Types:
         """The types of what an iteration adds, None where iterations differ."""
@@ -262,7 +289,7 @@ def _follow_loop(skeleton: Skeleton, proto: onnx.NodeProto, facts: Facts) -> Non
         )
     }
     # The body runs while its condition is true, so inside it is nothing else.
-    loop = _Iterations(
+    loop = Iterations(
         skeleton,
         facts,
         graph,
@@ -271,8 +298,13 @@ def _follow_loop(skeleton: Skeleton, proto: onnx.NodeProto, facts: Facts) -> Non
         (inputs[2:], outputs[1 : 1 + count]),
         outputs[1 + count :],
     )
-    loop.run([facts.types.get(name) for name in states])
+    first = [facts.types.get(name) for name in states]
+    loop.run(first)
     trips = _trip_count(proto, facts, outputs[0])
+    if trips == 1:
+        loop.number = inputs[0], 0
+        loop.run(first)
+    follow_lists(loop, facts, proto, graph, trips)
     results = loop.after(trips)
     results += [_stacked(facts, kind, 0, trips) for kind in loop.made()]
     _finish(proto, facts, results, trips)
@@ -321,7 +353,7 @@ def _follow_scan(skeleton: Skeleton, proto: onnx.NodeProto, facts: Facts) -> Non
             del shape[axis]
             given[name] = kind[0], tuple(shape)
     batch = [kind[1][0] for kind in types if kind is not None and form.batch]
-    loop = _Iterations(
+    loop = Iterations(
         skeleton, facts, graph, given, "", (inputs[:count], outputs[:count]), outputs[count:]
     )
     loop.run([kind and (kind[0], kind[1][form.batch :]) for kind in types[:count]])

@@ -76,6 +76,10 @@ class Coupling:
     choices: list[Choice] = field(default_factory=list)
     heads: set[int] = field(default_factory=set)
     carriers: dict[int, str] = field(default_factory=dict)
+    products: Sequence[tuple[int, ...]] = ()
+    """Axes the product of whose sizes is the work of a node: its multiply-accumulates."""
+    across: Collection[int] = ()
+    """Axes that some node looks across."""
 
     def __post_init__(self) -> None:
         self._parent: list[int] = []
@@ -92,6 +96,8 @@ class Coupling:
         self._needing: defaultdict[int, list[int]] = defaultdict(list)
         self._hinting: defaultdict[int, list[int]] = defaultdict(list)
         self._held: defaultdict[int, list[int]] = defaultdict(list)
+        self._products: defaultdict[int, list[int]] = defaultdict(list)
+        self._across: set[int] = set()
 
     # -- axes ---------------------------------------------------------------------------------
 
@@ -217,6 +223,14 @@ class Coupling:
         """The links by index at a class."""
         return self._linked.get(root, [])
 
+    def products_of(self, root: int) -> list[int]:
+        """The numbers of the products that a class is a factor of."""
+        return self._products.get(root, [])
+
+    def is_inexact(self, root: int) -> bool:
+        """True when some node looks across an axis of the class."""
+        return root in self._across
+
     # -- spreading pins -----------------------------------------------------------------------
 
     def _merge(self, a: int, b: int) -> None:
@@ -229,9 +243,11 @@ class Coupling:
         self._linked[a].extend(moved)
         if a in self._full:
             self._stirred.update(self._needing.get(b, ()))
-        for concerned in (self._needing, self._hinting, self._held):
+        for concerned in (self._needing, self._hinting, self._held, self._products):
             if b in concerned:
                 concerned[a] += concerned.pop(b)
+        if b in self._across:
+            self._across.add(a)
         if (a in self._head_roots) != (b in self._head_roots):
             self._head_roots.discard(b)
             self._mark_heads(a)
@@ -281,7 +297,7 @@ class Coupling:
         Alternatives that need a pinned axis are out. Choices with one alternative left are
         taken first, since each pins further axes; then those with a batch axis of a matrix
         product, then the rest in order of the nodes, together with the open choices next to
-        them, for the combination that leaves most units (see `Scene`). Where an alternative
+        them, for the combination that lets pruning save most (see `Scene`). Where an alternative
         follows such a batch axis, it is preferred, or with ``prefer`` "head-dim" the others are.
         """
         factored = {
@@ -303,6 +319,10 @@ class Coupling:
                     self._hinting[self.root(axis)].append(number)
                 if self._is_hinted(alternative):
                     self._hinted.add(number)
+        self._across = {self.root(axis) for axis in self.across}
+        for number, product in enumerate(self.products):
+            for axis in product:
+                self._products[self.root(axis)].append(number)
         for first in range(len(self.choices)):
             self._take_forced()
             while first in self._open:

@@ -7,6 +7,7 @@ scaled; a single dynamic entry of a Reshape target that is neither becomes -1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -151,6 +152,28 @@ class Patcher:
         output = inserted.outputs[0]
         output.name, output.type, output.shape = name, value.type, value.shape
         self.values[name] = output
+        assert node.graph is not None
+        node.graph.insert_before(node, inserted)
+        return output
+
+    def insert(
+        self,
+        node: oir.Node,
+        op: str,
+        base: str,
+        inputs: Sequence[oir.Value | Array],
+        attributes: Mapping[str, int],
+    ) -> oir.Value:
+        """A new node in front of ``node``; its result is named after ``base``."""
+        base = f"{base}_{op.lower()}"
+        given = [
+            v if isinstance(v, oir.Value) else self.new_constant(f"{base}_by", oir.Tensor(v))
+            for v in inputs
+        ]
+        inserted = oir.node(op, given, attributes, name=self.free_name(base))
+        output = inserted.outputs[0]
+        output.name = inserted.name
+        self.values[str(output.name)] = output
         assert node.graph is not None
         node.graph.insert_before(node, inserted)
         return output

@@ -70,6 +70,12 @@ class Restated:
         """int64[bindings, rank]: the output's shape after pruning, for every binding."""
         return self._rewriter.new_shape(self._operand(self._site.outputs, output))
 
+    def list_sizes(self, output: int, axis: int) -> list[int]:
+        """The sizes of an axis in all elements of a sequence that the node gives."""
+        listed = self._site.list_out(output)
+        operands = () if listed is None else listed.operands
+        return [int(self._rewriter.keep(operand.axis(axis)).sum()) for operand in operands]
+
     def keep(self, index: int, axis: int) -> Flags:
         """bool[size]: which coordinates of an input's axis stay."""
         return self._rewriter.keep(self._operand(self._site.inputs, index).axis(axis))
@@ -86,6 +92,33 @@ class Restated:
         if found is None or len({v.shape for v in found}) > 1:
             return None
         return np.stack(found)
+
+    def period(self, index: int, axis: int) -> int:
+        """After how many coordinates of an input's axis what stays repeats, under all bindings."""
+        coupling = self._rewriter.analysis.coupling
+        operand = self._operand(self._site.inputs, index)
+        layouts = coupling.layouts.get(coupling.root(operand.axis(axis)))
+        return layouts[0].size * layouts[0].inner[0] if layouts else operand.shape[axis]
+
+    def source(self, index: int) -> oir.Value:
+        """What an input reads now."""
+        value = self._node.inputs[index]
+        assert value is not None
+        return value
+
+    def insert(
+        self, index: int, op: str, inputs: Sequence[Array | oir.Value | None], **attributes: int
+    ) -> oir.Value:
+        """Puts a new node in front of an input. It reads values, numbers (which get the element
+        type of the input) and, for None, what the input has read so far."""
+        old = self.source(index)
+        given = [old if value is None else value for value in inputs]
+        name = self._operand(self._site.inputs, index).name
+        kind = oir.DataType(self._rewriter.analysis.facts[0].types[name][0]).numpy()
+        numbers = [v if isinstance(v, oir.Value) else v.astype(kind) for v in given]
+        new = self._rewriter.patcher.insert(self._node, op, str(old.name), numbers, attributes)
+        self._node.replace_input_with(index, new)
+        return new
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 import onnx_ir as oir
 
 from .analysis import Analysis
@@ -31,8 +32,10 @@ from .constants import constant_tensor, set_constant
 from .coupling import Flags
 from .flatten import restore
 from .graphs import own_values
+from .lists import about_lists
 from .naming import output_name
 from .patch import Patcher
+from .pruned_lists import follow_list, restate_lists
 from .restated import Restated, Sizes
 from .roles import roles_of_axes
 from .rules.base import Operand, Site
@@ -246,8 +249,8 @@ class _Rewriter:
             for row, types in zip(new, self._types, strict=True):
                 dtype, _ = types[operand.name]
                 types[operand.name] = (dtype, tuple(row.tolist()))
-            value = self.values[operand.name]
-            if value.shape is not None and constant_tensor(value) is None:
+            value = self.values.get(operand.name)  # None for elements of sequences
+            if value is not None and value.shape is not None and constant_tensor(value) is None:
                 dims = [
                     dim if self.keep(axis).all() else oir.SymbolicDim(None) if moves else int(size)
                     for dim, size, axis, moves in zip(
@@ -255,6 +258,8 @@ class _Rewriter:
                     )
                 ]
                 value.shape = oir.Shape(dims)
+
+        restate_lists(self)
 
     def _restate(self, site: Site, node: oir.Node) -> dict[int, Array]:
         rule = find_rule(site.node.domain, site.node.op_type)
@@ -316,10 +321,11 @@ class _Rewriter:
         """Evaluates a node of shape arithmetic again if anything it depends on has changed. False,
         and nothing done, when the result no longer has the shape that pruning leaves it: then a
         size that it was given says how large data is."""
-        import onnx
-
         assert isinstance(proto, onnx.NodeProto)
         facts = self.analysis.facts
+        if about_lists(proto, facts[0]):
+            follow_list(self, proto, patched)
+            return True
         if not all(o in facts[0].values for o in proto.output if o) or not proto.output:
             return True
         moved = patched or any(i in self.changed for i in proto.input)

@@ -24,6 +24,7 @@ from .control import all_protos, bodies, follow, skeleton_node
 from .errors import ModelError, UsageError
 from .flatten import flatten
 from .inference import infer_shapes
+from .lists import Elements, about_lists, infer_lists
 from .maps import map_type
 from .open_sizes import open_sizes
 
@@ -52,7 +53,9 @@ class Facts:
 
     ``types`` maps value names to (element type, shape); ``values`` holds the numpy arrays of
     constants and of whatever can be computed from constants and shapes, up to `SMALL` elements;
-    ``trips`` holds the number of iterations of a Loop or Scan by its first output.
+    ``trips`` holds the number of iterations of a Loop or Scan by its first output. ``lists`` are
+    the sequences whose elements are known (see `lists`), and ``origins`` the elements of a body
+    that those are of which a Loop makes one in each iteration.
 
     Where control flow or the data leave a size open, ``split`` is set and ``look`` says what to
     assume: 0 and 1 are two different possibilities, None leaves the size unknown. ``declared``
@@ -63,6 +66,8 @@ class Facts:
     types: dict[str, Typed] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
     trips: dict[str, int] = field(default_factory=dict)
+    lists: dict[str, Elements] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
     look: int | None = 0
     split: bool = False
     declared: dict[str, Typed] = field(default_factory=dict)
@@ -210,7 +215,8 @@ class Skeleton:
         if facts.declared:
             self.infer_nodes(self.nodes, facts)
         if observe is not None:
-            missing = [o for n in self.nodes for o in n.output if o and o not in facts.types]
+            known = facts.types.keys() | facts.lists.keys()
+            missing = [o for n in self.nodes for o in n.output if o and o not in known]
             if missing:
                 facts.types.update(observe(binding, missing))
                 self.infer_nodes(self.nodes, facts)
@@ -222,7 +228,9 @@ class Skeleton:
         for node in self.model.graph.all_nodes():
             for value in node.outputs:
                 name = str(value.name)
-                if not name or name in facts.types or value.shape is None or value.dtype is None:
+                if not name or name in facts.types or not _is_tensor(value):
+                    continue  # of no tensor, dtype and shape are those of what it holds
+                if value.shape is None or value.dtype is None:
                     continue
                 dims = [
                     dim if isinstance(dim, int) else facts.binding.get(str(dim.value))
@@ -273,6 +281,8 @@ class Skeleton:
         for proto in nodes:
             if bodies(proto):
                 follow(self, proto, facts)
+            elif about_lists(proto, facts):
+                infer_lists(proto, facts)
             else:
                 results = evaluate(proto, self.opset, facts.values, facts.types)
                 for name, array in results.items():

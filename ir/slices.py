@@ -72,7 +72,7 @@ def sliced(tensor: oir.TensorProtocol, masks: Sequence[Flags]) -> oir.TensorProt
         stay_sparse(tensor, part)
         return part
 
-    if isinstance(tensor, oir.ExternalTensor):
+    if isinstance(tensor, oir.ExternalTensor) or tensor.meta.get("external_data"):
         lazy = oir.LazyTensor(load, tensor.dtype, shape, name=tensor.name)
         lazy.meta["external_data"] = True
         return lazy

@@ -21,7 +21,7 @@ from ..ir.masks import Mask
 from ..ir.shapes import Facts, Skeleton, bind_dims, infer_bindings
 from .base import Contract, Pass, PassContext, PassResult, clone_model
 from .eliminate_dead import detach
-from .proof import Points, prove
+from .proof import Points, Removal, prove
 
 if TYPE_CHECKING:
     from ..runtime.session import Array
@@ -80,6 +80,15 @@ class DropBlocks(Pass):
             {"points": points, "blocks": blocks},
             certificate,
         )
+
+    def repeat(self, model: oir.Model, removal: Removal, context: PassContext) -> oir.Model:
+        """The model without the branches that the masks name. Raises UsageError when it has no
+        such branches."""
+        wanted = {(mask.output, mask.input) for mask in removal.points.masks}
+        branches = [b for b in residual_branches(model.graph) if (b.joint, b.operand) in wanted]
+        if missing := wanted - {(b.joint, b.operand) for b in branches}:
+            raise UsageError(f"no residual branch ends in '{min(missing)[0]}'")
+        return _without(model, branches)
 
     def _choose(self, branches: Sequence[Branch], similarities: Array) -> list[int]:
         """The numbers of the branches to drop, of nested ones the outer or the inner."""

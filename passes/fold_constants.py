@@ -17,41 +17,22 @@ DequantizeLinear stays, or quantised weights would be stored in floating point.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import onnx_ir as oir
 
 from ..ir import constants
-from ..ir.errors import CertificateError
 from ..ir.inference import infer_shapes
 from .base import Contract, Pass, PassContext, PassResult
+from .computation import Computation, computable, extract, name_values, reads_inline
 from .eliminate_dead import detach, remove_initializers
 
-if TYPE_CHECKING:
-    import onnx
-
-_NOT_FOLDED = frozenset(
-    {
-        "Bernoulli",
-        "DequantizeLinear",
-        "Dropout",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    }
-)
 # Their result has an unknown size, at most one index per input element and axis.
 _BOUNDED = frozenset({"NonZero", "Compress", "Unique"})
-_DOMAINS = frozenset({"", "ai.onnx.ml"})
 _DTYPES = frozenset(int(d) for d in oir.DataType)
 _UNSTORABLE = frozenset({oir.DataType.UNDEFINED, oir.DataType.STRING})
-_INLINE_BYTES = 1024  # shape inference reads values up to this size, larger ones are fed
-_MODEL_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -172,16 +153,7 @@ def _plan(model: oir.Model) -> _Plan:
 
 
 def _foldable(node: oir.Node, model: oir.Model) -> bool:
-    return (
-        node.domain in _DOMAINS
-        and node.op_type not in _NOT_FOLDED
-        and node.op_identifier() not in model.functions
-        and (bool(node.inputs) or node.op_type == "Constant")
-        and not any(
-            a.is_ref() or a.type in (oir.AttributeType.GRAPH, oir.AttributeType.GRAPHS)
-            for a in node.attributes.values()
-        )
-    )
+    return node.op_type != "DequantizeLinear" and computable(node, model)
 
 
 def _evaluate(plan: _Plan, max_bytes: int) -> None:
@@ -208,10 +180,7 @@ def _evaluate(plan: _Plan, max_bytes: int) -> None:
 
 def _next_stage(plan: _Plan, max_bytes: int) -> _Stage:
     """Take every node whose results have a known and allowed size, given those taken before."""
-    names: dict[oir.Value, str] = {}
-    for node in plan.nodes:
-        for value in [v for v in node.inputs if v is not None] + _outputs(node):
-            names.setdefault(value, f"v{len(names)}")
+    names = name_values(plan.nodes)
     stage = _Stage(names, {}, [])
     inferred = _infer(plan, stage)
     for node in plan.nodes:
@@ -250,7 +219,7 @@ def _bound(tensors: Sequence[oir.TensorProtocol]) -> int | None:
 
 def _infer(plan: _Plan, stage: _Stage) -> dict[str, tuple[oir.DataType, int | None]]:
     """Type and number of elements (None: unknown) of every value that inference reaches."""
-    model = _extract(plan, stage, plan.nodes, lambda t: t.nbytes <= _INLINE_BYTES)
+    model = extract(plan.nodes, plan.tensors, stage.names, plan.model, reads_inline, {})
     try:
         inferred = infer_shapes(model)
     except Exception:  # an invalid node: the verifier's business, here it is just not folded
@@ -267,44 +236,6 @@ def _infer(plan: _Plan, stage: _Stage) -> dict[str, tuple[oir.DataType, int | No
     return found
 
 
-def _extract(
-    plan: _Plan,
-    stage: _Stage,
-    nodes: Sequence[oir.Node],
-    inline: Callable[[oir.TensorProtocol], bool],
-    wanted: Sequence[oir.Value] = (),
-) -> onnx.ModelProto:
-    """A model of ``nodes`` alone; known tensors are its initializers or, not inline, inputs."""
-    import onnx
-
-    model = onnx.ModelProto(ir_version=max(plan.model.ir_version, 8))
-    for domain, version in plan.model.graph.opset_imports.items():
-        model.opset_import.add(domain=domain, version=version)
-    graph = model.graph
-    graph.name = "constants"
-    for value in dict.fromkeys(v for n in nodes for v in n.inputs if v is not None):
-        tensor = plan.tensors.get(value)
-        if tensor is None:
-            continue
-        if inline(tensor):
-            graph.initializer.append(oir.serde.serialize_tensor(tensor))
-            graph.initializer[-1].name = stage.names[value]
-        else:
-            shape = [int(d) for d in tensor.shape.numpy()]
-            name, dtype = stage.names[value], int(tensor.dtype)
-            graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, shape))
-    for node in nodes:
-        proto = oir.serde.serialize_node(node)
-        del proto.input[:], proto.output[:]
-        proto.input.extend("" if v is None else stage.names[v] for v in node.inputs)
-        proto.output.extend(stage.names.get(v, "") for v in node.outputs)
-        graph.node.append(proto)
-    for value in wanted:
-        name, dtype = stage.names[value], int(stage.types[value])
-        graph.output.append(onnx.helper.make_tensor_value_info(name, dtype, None))
-    return model
-
-
 def _run_alone(plan: _Plan, stage: _Stage, node: oir.Node) -> bool:
     if not all(v is None or v in plan.tensors for v in node.inputs):
         return False
@@ -319,28 +250,10 @@ def _run(
     """Compute ``wanted`` in one session. None if ONNX Runtime cannot."""
     if not wanted:
         return {}
-    from ..runtime.session import make_session, run
-
-    def inline(tensor: oir.TensorProtocol) -> bool:
-        return tensor.nbytes <= _INLINE_BYTES or tensor.dtype.bitwidth < 8
-
-    inputs = {v for n in nodes for v in n.inputs if v is not None and v in plan.tensors}
-    if sum(plan.tensors[v].nbytes for v in inputs if inline(plan.tensors[v])) > _MODEL_BYTES:
-        return None
-    feed = {
-        stage.names[v]: np.ascontiguousarray(plan.tensors[v].numpy())
-        for v in inputs
-        if not inline(plan.tensors[v])
-    }
-    model = _extract(plan, stage, nodes, inline, wanted)
-    try:  # one thread: the same input gives the same bytes
-        outputs = run(make_session(model, threads=1, optimize=False), feed)
-    except CertificateError:  # no kernel, or a node that fails: it stays in the graph
-        return None
-    arrays = {v: outputs[stage.names[v]] for v in wanted}
-    if any(array.dtype != stage.types[v].numpy() for v, array in arrays.items()):
-        return None
-    return {v: oir.Tensor(array, dtype=stage.types[v]) for v, array in arrays.items()}
+    types = {v: stage.types[v] for v in wanted}
+    computation = Computation.of(nodes, plan.tensors, types, plan.model)
+    found = None if computation is None else computation.run()
+    return None if found is None else dict(zip(wanted, found, strict=True))
 
 
 def _rewrite(model: oir.Model, plan: _Plan) -> tuple[int, list[oir.TensorProtocol]]:
@@ -358,8 +271,10 @@ def _rewrite(model: oir.Model, plan: _Plan) -> tuple[int, list[oir.TensorProtoco
         if used and node.op_type == "Constant" and _must_be_node(used[0], model):
             continue
         for value in used:
-            _replace(value, node, plan.tensors[value], model)
-            stored.append(plan.tensors[value])
+            tensor = plan.tensors[value]
+            copy = oir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+            store_instead(value, copy, model)
+            stored.append(tensor)
         removed.append(node)
     read = {value for node in removed for value in node.inputs if value is not None}
     graphs = {value.graph for value in read if value.is_initializer()}
@@ -375,12 +290,12 @@ def _must_be_node(value: oir.Value, model: oir.Model) -> bool:
     return value.is_graph_output() or model.ir_version < 4
 
 
-def _replace(
-    value: oir.Value, node: oir.Node, tensor: oir.TensorProtocol, model: oir.Model
-) -> None:
-    """Store ``tensor`` in place of ``value``, with its name, doc string and metadata."""
-    copy = oir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
-    new = store_constant(node, copy, _must_be_node(value, model))
+def store_instead(value: oir.Value, tensor: oir.TensorProtocol, model: oir.Model) -> None:
+    """Store ``tensor``, which bears the name of ``value``, in its place, with its doc string and
+    metadata. The node that computed it stays, unread."""
+    node = value.producer()
+    assert node is not None
+    new = store_constant(node, tensor, _must_be_node(value, model))
     if value.is_graph_output():
         new.type, new.shape = value.type, value.shape
     new.doc_string = value.doc_string

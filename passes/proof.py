@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import onnx_ir as oir
 
@@ -26,6 +26,24 @@ class Points:
 
     masks: Sequence[Mask]
     compactions: Sequence[Compaction] = ()
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What a pass removed: where its input is masked, and the slices (tensor, axis, indices) of
+    the tensors of its input."""
+
+    points: Points
+    slices: Sequence[tuple[str, int, Sequence[int]]] = ()
+
+
+@runtime_checkable
+class Repeatable(Protocol):
+    """A pass that removes, and can do it again without choosing again."""
+
+    def repeat(self, model: oir.Model, removal: Removal, context: PassContext) -> oir.Model:
+        """The model, which stays as it is, without what was removed. Raises UsageError when the
+        removal is not one of this model."""
 
 
 def prove(

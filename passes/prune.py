@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 import onnx_ir as oir
 
-from ..ir.analysis import Analysis, analyze
+from ..ir.analysis import Analysis
 from ..ir.coupling import Flags
+from ..ir.errors import UsageError
 from ..ir.masks import Compaction, Mask
 from ..ir.reference import reference_points
 from ..ir.rewrite import Rewritten, rewrite
@@ -19,8 +21,9 @@ from ..ir.slices import Copy, Slice
 from ..runtime.cost import CostModel, Costs
 from .allocation import Limits, Target, allocate
 from .base import Contract, Pass, PassContext, PassResult
+from .computed_weights import analyze
 from .criteria import score_units
-from .proof import Points, prove
+from .proof import Points, Removal, prove
 
 if TYPE_CHECKING:
     from ..runtime.certificate import Certificate
@@ -87,23 +90,15 @@ class Prune(Pass):
     def run(self, model: oir.Model, context: PassContext) -> PassResult:
         """Raises TargetError when the target cannot be met, CertificateError when the result does
         not equal the masked original."""
-        from ..runtime.observe import observer
-
         clock: dict[str, float] = {}
         with _phase("analyse", clock, context):
-            analysis = analyze(
-                model,
-                context.dims,
-                protect=self.protect,
-                prefer=self.carrier,
-                observe=observer(model, context.calibration),
-            )
+            analysis = self._analyze(model, context)
         with _phase("allocate", clock, context):
             scores = score_units(analysis, self.criterion)
             limits = Limits(self.max_ratio, self.round_to, self.inexact)
             removed = allocate(analysis, scores, self.target, limits, self.scope)
         with _phase("rewrite", clock, context):
-            rewritten = rewrite(analysis, removed)
+            rewritten = rewrite(analysis, removed) if removed.any() else Rewritten(model, [])
             costs = CostModel(analysis)
             masks, compactions = reference_points(analysis, removed)
             pruning = Pruning(
@@ -127,6 +122,7 @@ class Prune(Pass):
             gone > 0,
             {
                 "units": gone,
+                "weights-stored": len(analysis.stored),
                 "macs": pruning.after.macs / max(pruning.before.macs, 1),
                 "params": pruning.after.parameters / max(pruning.before.parameters, 1),
             },
@@ -134,13 +130,49 @@ class Prune(Pass):
             certificate,
         )
 
+    def repeat(self, model: oir.Model, removal: Removal, context: PassContext) -> oir.Model:
+        """The model without the units that own what was removed. Raises UsageError when that is
+        not what its units are."""
+        analysis = self._analyze(model, context)
+        removed = np.zeros(analysis.unit_count, np.bool_)
+        for name, index, indices in removal.slices:
+            operand = analysis.operands.get(name)  # None: its uses differ, and others decide
+            if operand is None:
+                continue
+            if not 0 <= index < operand.rank or max(indices, default=0) >= operand.shape[index]:
+                raise UsageError(f"'{name}' has no such slices")
+            units = analysis.units_of(operand.axis(index))
+            chosen = np.array([-1]) if units is None else units[list(indices)]
+            if (chosen < 0).any():
+                raise UsageError(f"slices of '{name}' along axis {index} must stay")
+            removed[chosen] = True
+        return rewrite(analysis, removed).model if removed.any() else model
+
+    def _analyze(self, model: oir.Model, context: PassContext) -> Analysis:
+        from ..runtime.observe import observer
+
+        return analyze(
+            model,
+            context.dims,
+            protect=self.protect,
+            prefer=self.carrier,
+            observe=observer(model, context.calibration),
+        )
+
 
 def prove_slices(
     analysis: Analysis, rewritten: Rewritten, points: Points, context: PassContext
 ) -> Certificate:
     """The certificate of a rewriting. Raises CertificateError when a model does not run."""
-    removed = [(s.tensor, s.axis, s.indices) for s in rewritten.slices]
-    return prove(analysis.source, rewritten.model, points, analysis.facts, context, removed=removed)
+    return prove(
+        analysis.source,
+        rewritten.model,
+        points,
+        analysis.facts,
+        context,
+        removed=[(s.tensor, s.axis, s.indices) for s in rewritten.slices],
+        source=analysis.model if analysis.stored else None,
+    )
 
 
 @contextmanager

@@ -15,6 +15,18 @@ from ..ir.rules.base import attribute_int
 Numbers = npt.NDArray[np.float64]
 Reader = Callable[[Numbers, oir.Node], Numbers]
 
+_HALF = np.array([0, 1 / 192, 2 / 3, 1, 1 / 3, 1 / 2, 1 / 6, 1 / 4], np.float32)
+_CODES = (
+    np.concatenate([_HALF, -_HALF]),
+    np.array(
+        [-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0,
+         0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0],
+        np.float32,
+    ),
+)  # fmt: skip
+"""What the codes of MatMulBnb4 stand for: FP4, and NF4 (the quantiles of a normal distribution,
+Dettmers et al., QLoRA, 2023, appendix E)."""
+
 
 def numbers(value: oir.Value) -> Numbers:
     """The real numbers of a constant, with the axes that it is stored with.
@@ -73,6 +85,23 @@ def _blocked(array: Numbers, node: oir.Node) -> Numbers:
         zero = _unpacked(zero.reshape(columns, -1), bits).reshape(columns, -1)[:, :blocks]
     middle = 2 ** (bits - 1) if zero is None else zero.reshape(columns, blocks, 1)
     return (values - middle) * scale.reshape(columns, blocks, 1)
+
+
+def _directions(array: Numbers, node: oir.Node, scale: int) -> Numbers:
+    """A weight of DynamicQuantizeLSTM: [directions, inputs, columns]."""
+    factor, point = _input(node, scale), _input(node, scale + 1)
+    assert factor is not None and point is not None
+    count = array.shape[0]
+    return (array - point.reshape(count, 1, -1)) * factor.reshape(count, 1, -1)
+
+
+def _coded(array: Numbers, node: oir.Node) -> Numbers:
+    """B of MatMulBnb4, in a row: codes of numbers, the first of two in the high half of a byte."""
+    scale, block = _input(node, 2), attribute_int(node, "block_size", 64)
+    assert scale is not None
+    codes = _unpacked(array, 4).astype(np.int64)[:, ::-1]
+    factors = np.repeat(scale, block)[: codes.size].reshape(codes.shape)
+    return _float(_CODES[attribute_int(node, "quant_type", 1)])[codes] * factors
 
 
 def _experts(array: Numbers, node: oir.Node, number: int) -> Numbers:
@@ -136,11 +165,14 @@ def _float(array: npt.NDArray[np.generic]) -> Numbers:
 READERS: dict[str, dict[int, Reader]] = {
     "ConvInteger": {1: _linear(None, 3, 0)},
     "DequantizeLinear": {0: _linear(1, 2, None)},
+    "DynamicQuantizeLSTM": {k: partial(_directions, scale=6 + 2 * k) for k in (1, 2)},
     "DynamicQuantizeMatMul": {1: _linear(2, 3, -1)},
     "GatherBlockQuantized": {0: _table},
+    "MatMulBnb4": {1: _coded},
     "MatMulInteger": {0: _linear(None, 2, -2), 1: _linear(None, 3, -1)},
     "MatMulIntegerToFloat": {1: _linear(3, 5, -1)},
     "MatMulNBits": {1: _blocked},
+    "QEmbedLayerNormalization": {k: _linear(k + 6, k + 11, None) for k in range(2, 7)},
     "QGemm": {3: _linear(4, 5, 1)},
     "QMoE": {2 + 3 * k: partial(_experts, number=k) for k in range(3)},
     "QLinearConv": {3: _linear(4, 5, 0)},

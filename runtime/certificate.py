@@ -1,12 +1,13 @@
 """The certificate: the pruned model equals the masked original up to floating-point reordering.
 
-What counts as equal is said in `compare`.
+What counts as equal is said in `compare`. Where the models differ by discrete choices that rounding
+may decide, they are compared again with these held (see `held`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,10 @@ from .compare import (
     named,
     rounds,
 )
+from .held import held_models
 from .inputs import random_feed
 from .masked import masked_model
-from .runnable import is_large, runner
+from .runnable import is_large, lacks_kernels, runner
 from .session import Array
 from .signature import Types
 from .unrounded import unrounded
@@ -39,9 +41,10 @@ from .zeroed import zeroed_model
 class Certificate:
     """What was proved about a pruned model, and how closely.
 
-    ``worst`` is the relative error of the decisive run and ``tolerance`` what it was allowed;
-    ``bindings`` are the sizes of the symbolic dimensions that were run; ``replay`` is the
-    comparison with the weights zeroed (``agrees``, ``worst``), which does not decide.
+    ``kind`` is "masked", or "held" where discrete choices had to be held. ``worst`` is the
+    relative error of the decisive run and ``tolerance`` what it was allowed; ``bindings`` are the
+    sizes of the symbolic dimensions that were run; ``replay`` is the comparison with the weights
+    zeroed (``agrees``, ``worst``), which does not decide.
     """
 
     ok: bool
@@ -67,8 +70,9 @@ class Certificate:
         labels = len({(entry.label, entry.optimisation) for entry in self.runs})
         data = " and calibration data" if self.calibrated else ""
         verdict = "equals" if self.ok else "DIFFERS from"
+        held = " with discrete choices held" if self.kind == "held" else ""
         return (
-            f"{verdict} the masked original: {labels} runs ({len(self.seeds)} seeds at "
+            f"{verdict} the masked original{held}: {labels} runs ({len(self.seeds)} seeds at "
             f"{len(self.bindings)} sizes{data}), relative error {self.worst:.2g}, "
             f"allowed {self.tolerance:.2g}"
         )
@@ -96,7 +100,8 @@ def certify(
     Every seed is run at every binding of the symbolic dimensions; a later binding at which the
     *original* does not run is noted, and the first of ``spare`` at which it does takes its place.
     A quantised model is compared a second time with the rounding of its activations taken out
-    (see `secateur.runtime.unrounded`), at the tolerance of floats. ``calibration`` is what
+    (see `secateur.runtime.unrounded`), at the tolerance of floats. Models that differ are compared
+    again with their discrete choices held (see `secateur.runtime.held`). ``calibration`` is what
     `load_calibration` returned (up to 64 samples are used). ``removed`` lists slices of stored
     tensors for `zeroed_model`, of ``source`` if that is another model than ``original``.
     ``written`` is the model that ``original`` was derived from: it must compute the same. A pruned
@@ -127,19 +132,28 @@ def certify(
         feeds = [*(feed for k in kept for feed in batches[k]), *real]
         result = compare_models(masked, pruned, feeds, threads=threads, progress=progress)
     result = result.joined(_compare_unrounded(masked, pruned, feeds, threads))
+    result, choices = _settled(masked, pruned, feeds, result, threads)
     del masked
     if written is not None:
         labelled = [(f"{label}, as written", feed) for label, feed in feeds]
-        result = result.joined(compare_models(written, original, labelled, threads=threads))
+        same = compare_models(written, original, labelled, threads=threads)
+        same, more = _settled(written, original, labelled, same, threads)
+        result, choices = result.joined(same), choices | more
+    if choices:
+        notes.append(f"discrete choices that rounding decides were held: {_some(choices)}")
     notes += [
         f"output {name!r} never held a finite number: it proves nothing" for name in result.unproven
     ]
     if uses_bfloat16(original):
         notes.append("bfloat16 was computed as float32, for which ONNX Runtime has kernels")
+    if lacks_kernels(pruned, feeds[0][1]):
+        notes.append(
+            "all floats were computed as float32: ONNX Runtime lacks kernels for other types"
+        )
     notes += [f"output {name!r} was the same on every feed" for name in result.constant]
     replay = None
     if removed is not None and not is_large(original):
-        replay = _replay(source or original, pruned, removed, feeds[:1], threads)
+        replay = _replay(source or original, pruned, removed, feeds[:1], threads, bool(choices))
         if result.ok and not replay["agrees"] and not compactions:
             notes.append(
                 "zeroing the removed slices does not reproduce this result (a zeroed weight "
@@ -148,7 +162,7 @@ def certify(
     worst = result.worst
     return Certificate(
         ok=result.ok,
-        kind="masked",
+        kind="held" if choices else "masked",
         runs=result.runs,
         worst=worst.relative if worst else float("inf"),
         tolerance=worst.tolerance if worst else 0.0,
@@ -165,6 +179,8 @@ def _compare_unrounded(
     pruned: onnx.ModelProto,
     feeds: Sequence[LabelledFeed],
     threads: int,
+    fixed: Collection[str] = (),
+    operands: Collection[str] = (),
 ) -> Comparison | None:
     """Both models without the rounding of activations; None if there is none to take out.
 
@@ -175,7 +191,60 @@ def _compare_unrounded(
     plain, other = unrounded(masked) or masked, unrounded(pruned) or pruned
     labelled = [(f"{label}, unrounded", feed) for label, feed in feeds]
     left = rounds(plain) or rounds(other)
-    return compare_models(plain, other, labelled, threads=threads, levels=["off"], quantised=left)
+    return compare_models(
+        plain,
+        other,
+        labelled,
+        threads=threads,
+        levels=["off"],
+        quantised=left,
+        fixed=fixed,
+        operands=operands,
+    )
+
+
+def _settled(
+    reference: onnx.ModelProto,
+    candidate: onnx.ModelProto,
+    feeds: Sequence[LabelledFeed],
+    plain: Comparison,
+    threads: int,
+    levels: Sequence[str] = ("off", "on"),
+) -> tuple[Comparison, dict[str, None]]:
+    """The plain comparison; where it fails, and one with discrete choices held does not, that one
+    with the choices."""
+    if plain.ok or all(run.ok or run.output in plain.unproven for run in plain.runs):
+        return plain, {}
+    try:
+        held = held_models(reference, candidate, feeds, threads=threads)
+        if held is None:
+            return plain, {}
+        result = compare_models(
+            held.reference,
+            held.candidate,
+            held.feeds,
+            threads=threads,
+            levels=levels,
+            fixed=held.fixed,
+            operands=held.operands,
+        )
+        more = _compare_unrounded(
+            held.reference, held.candidate, held.feeds, threads, held.fixed, held.operands
+        )
+        result = result.joined(more)
+    except SecateurError:  # say, a shape that another choice made: the plain verdict stands
+        return plain, {}
+    if not result.ok:
+        return plain, {}
+    result = replace(result, unproven=plain.unproven, constant=plain.constant)
+    return result, dict.fromkeys(held.choices)
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    """The first few names and the number of the rest."""
+    every = list(names)
+    rest = len(every) - most
+    return ", ".join(every[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _random_batch(
@@ -226,10 +295,13 @@ def _replay(
     removed: Iterable[tuple[str, int, Sequence[int]]],
     feeds: Sequence[LabelledFeed],
     threads: int,
+    held: bool,
 ) -> dict[str, Any]:
     try:
         zeroed = zeroed_model(original, removed)
         result = compare_models(zeroed, pruned, feeds, threads=threads, levels=["off"])
+        if held:
+            result, _ = _settled(zeroed, pruned, feeds, result, threads, ["off"])
     except SecateurError as error:
         return {"agrees": False, "worst": None, "error": str(error)}
     worst = result.worst

@@ -29,7 +29,7 @@ change. Integer outputs of quantised models are compared like floats, without a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -38,6 +38,7 @@ import onnx
 from onnx import TensorProto
 
 from ..ir.errors import CertificateError
+from .elements import differences, epsilon, finite, is_float, same, wide
 from .runnable import Runner, run_feeds, runner
 from .session import Array, Feed
 
@@ -123,12 +124,16 @@ def compare_models(
     cap: float | None = None,
     levels: Sequence[str] = ("off", "on"),
     quantised: bool | None = None,
+    fixed: Collection[str] = (),
+    operands: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Comparison:
     """Run both models on every labelled feed and hold them to the module's tolerance.
 
     ``cap`` replaces the cap on the noise; ``levels`` are the optimisation levels to run at;
-    ``quantised`` says whether activations are rounded (default: `is_quantised`).
+    ``quantised`` says whether activations are rounded (default: `is_quantised`). ``fixed`` are
+    inputs that are never perturbed. Of the outputs ``operands`` the scale is that of the elements
+    that differ: a large number that fills in for a missing one must not hide them.
     ``progress`` gets (done, total) model runs. Sessions are built once per model and level, one
     at a time. Raises CertificateError when a model does not load or run, or when their outputs
     have different names.
@@ -157,7 +162,7 @@ def compare_models(
             raise CertificateError(f"only one of the two models has the output {odd[0]!r}")
         return [
             replace(
-                _judge(wanted, outputs[name], noises[i][name], limit, quantised),
+                _judge(wanted, outputs[name], noises[i][name], limit, quantised, name in operands),
                 label=feeds[i][0],
                 optimisation=level,
                 output=name,
@@ -184,22 +189,25 @@ def compare_models(
         again = named("the reference", runner, reference, threads=threads, optimize=optimize)
         for i in sorted({i for _, i in doubtful}):
             for draw in range(_DRAWS * i, _DRAWS * (i + 1)):
-                for name, array in _perturbed_run(again, feeds[i][1], draw, quantised).items():
+                moved = _perturbed_run(again, feeds[i][1], draw, quantised, fixed)
+                for name, array in moved.items():
                     noises[i][name] = noises[i][name].joined(_noise(first[i][name], array))
         judged |= {(level, i): judge(i, level, o) for (level, i), o in doubtful.items()}
     records = [record for entry in judged.values() for record in entry]
     names = first[0].keys() if feeds else ()
-    unproven = tuple(n for n in names if not any(_finite(o[n]).any() for o in first))
+    unproven = tuple(n for n in names if not any(finite(o[n]).any() for o in first))
     constant = tuple(n for n in names if _is_constant([o[n] for o in first]))
     return Comparison(tuple(records), unproven, constant)
 
 
-def _perturbed_run(again: Runner, feed: Feed, index: int, quantised: bool) -> dict[str, Array]:
+def _perturbed_run(
+    again: Runner, feed: Feed, index: int, quantised: bool, fixed: Collection[str]
+) -> dict[str, Array]:
     """The outputs on the perturbed feed; none when there is nothing to perturb or it fails."""
-    if not any(_is_float(array) for array in feed.values()):
+    if not any(is_float(array) for name, array in feed.items() if name not in fixed):
         return {}
     try:
-        return again(_perturbed(feed, index, quantised))
+        return again(_perturbed(feed, index, quantised, fixed))
     except CertificateError:  # then optimisation alone measures the noise
         return {}
 
@@ -273,14 +281,17 @@ def _cap(model: onnx.ModelProto, quantised: bool) -> float | None:
     return CAP["float16"] if TensorProto.FLOAT16 in types else None
 
 
-def _perturbed(feed: Feed, index: int, quantised: bool) -> dict[str, Array]:
-    """The feed with its float arrays moved by up to a few units in the last place."""
+def _perturbed(
+    feed: Feed, index: int, quantised: bool, fixed: Collection[str] = ()
+) -> dict[str, Array]:
+    """The feed with its float arrays, but those ``fixed``, moved by up to a few units in the last
+    place."""
     rng = np.random.default_rng(index)
     moved = dict(feed)
     for name, array in feed.items():
-        if not _is_float(array):
+        if name in fixed or not is_float(array):
             continue
-        step = _ULPS * _epsilon(array.dtype)
+        step = _ULPS * epsilon(array.dtype)
         if quantised:
             step = max(step, 2.0**-10)
         noise = rng.uniform(-step, step, array.shape)
@@ -294,28 +305,38 @@ def _noise(wanted: Array, other: Array | None) -> _Noise:
         return none
     if other.shape != wanted.shape:  # the noise decides the shape: it may take all of the cap
         return _Noise(np.inf, none.changed)
-    return _Noise(float(_errors(wanted, other).max(initial=0.0)), ~_same(wanted, other))
+    return _Noise(float(differences(wanted, other).max(initial=0.0)), ~same(wanted, other))
 
 
-def _judge(wanted: Array, got: Array, noise: _Noise, cap: float | None, quantised: bool) -> Run:
+def _judge(
+    wanted: Array,
+    got: Array,
+    noise: _Noise,
+    cap: float | None,
+    quantised: bool,
+    operand: bool = False,
+) -> Run:
     numeric = wanted.dtype.kind not in "OUSb"
-    scale = float(np.abs(_wide(wanted)[_finite(wanted)]).max(initial=0.0)) if numeric else 0.0
+    counted = finite(wanted)
+    if operand and got.shape == wanted.shape and not (equal := same(wanted, got)).all():
+        counted = counted & ~equal
+    scale = float(np.abs(wide(wanted)[counted]).max(initial=0.0)) if numeric else 0.0
     unit = max(scale, float(np.finfo(np.float64).tiny))
     blank = Run("", "", "", np.inf, scale, np.inf, noise.error / unit, 0.0, False)
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
         return blank
-    errors = _errors(wanted, got)
-    if not _is_float(wanted) and not (quantised and numeric):
+    errors = differences(wanted, got)
+    if not is_float(wanted) and not (quantised and numeric):
         errors = np.where(noise.changed, 0.0, errors)
         worst = float(errors.max(initial=0.0))
         return replace(blank, error=worst, relative=worst / unit if worst else 0.0, ok=not worst)
     precision = wanted.dtype.name
     base = BASE.get(precision, 0.0)
     limit = (
-        cap if cap is not None else CAP.get(precision, QUANTISED_CAP if _is_float(wanted) else 0.0)
+        cap if cap is not None else CAP.get(precision, QUANTISED_CAP if is_float(wanted) else 0.0)
     )
-    if _is_float(wanted):
-        limit = max(limit, _ULPS * _epsilon(wanted.dtype) / unit)
+    if is_float(wanted):
+        limit = max(limit, _ULPS * epsilon(wanted.dtype) / unit)
     tolerance = max(base, min(4 * noise.error / unit, limit))
     worst = float(errors.max(initial=0.0))
     relative = worst / unit
@@ -327,52 +348,13 @@ def _judge(wanted: Array, got: Array, noise: _Noise, cap: float | None, quantise
     return replace(blank, error=worst, relative=relative, tolerance=tolerance, ok=ok)
 
 
-def _errors(wanted: Array, got: Array) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Absolute errors; 0 where both are the same NaN or infinity, infinite where one is."""
-    same = _same(wanted, got)
-    if wanted.dtype.kind in "OUSb":
-        return np.where(same, 0.0, 1.0)
-    both = _finite(wanted) & _finite(got)
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.abs(_wide(wanted) - _wide(got))
-    return np.where(same, 0.0, np.where(both, difference, np.inf)).astype(np.float64)
-
-
-def _same(wanted: Array, got: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    same = np.asarray(wanted == got)
-    if _is_float(wanted) or wanted.dtype.kind == "c":
-        same = same | (np.isnan(_wide(wanted)) & np.isnan(_wide(got)))
-    return same
-
-
-def _finite(array: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return (
-        np.ones(array.shape, np.bool_) if array.dtype.kind in "OUSb" else np.isfinite(_wide(array))
-    )
-
-
-def _wide(array: Array) -> Array:
-    return array if array.dtype.kind == "c" else array.astype(np.float64)
-
-
-def _is_float(array: Array) -> bool:
-    return array.dtype.kind == "f" or "float" in array.dtype.name
-
-
-def _epsilon(dtype: np.dtype[Any]) -> float:
-    """The spacing of numbers at 1; 8-bit floats are taken for their finest."""
-    if dtype.type.__module__ == "numpy":
-        return float(np.finfo(dtype).eps)
-    return 2.0**-7 if dtype.name == "bfloat16" else 2.0**-3
-
-
 def _is_constant(outputs: Sequence[Array]) -> bool:
     first = outputs[0]
     return (
         len(outputs) > 1
         and first.size > 0
         and all(
-            other.shape == first.shape and bool(_same(first, other).all()) for other in outputs[1:]
+            other.shape == first.shape and bool(same(first, other).all()) for other in outputs[1:]
         )
     )
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from .float_experts import experts
 from .lift import Lift, Real, Rounded
@@ -215,11 +216,33 @@ def _matmul_nbits(lift: Lift, node: onnx.NodeProto) -> bool:
     return True
 
 
+def _lstm(lift: Lift, node: onnx.NodeProto) -> bool:
+    """LSTM on floats, whose weights have the columns of these in rows."""
+    reals = [*node.input[:8], *[""] * (8 - len(node.input))]
+    for number in (1, 2):
+        scale, zero = node.input[6 + 2 * number : 8 + 2 * number]
+        tensor = lift.constants.get(scale)
+        if tensor is None:
+            raise Rounded
+        shape = numpy_helper.from_array(np.array([tensor.dims[0], 1, -1], np.int64))
+        meeting = lift.add("Constant", [], value=shape)
+        wide, point = (
+            lift.add("Cast", [name], to=TensorProto.FLOAT) for name in (node.input[number], zero)
+        )
+        centred = lift.add("Sub", [wide, lift.add("Reshape", [point, meeting])])
+        real = lift.add("Mul", [centred, lift.add("Reshape", [scale, meeting])])
+        reals[number] = lift.add("Transpose", [real], perm=[0, 2, 1])
+    lift.nodes.append(helper.make_node("LSTM", reals, node.output, **_attributes(node)))
+    lift.changed = True
+    return True
+
+
 OPERATORS: dict[str, Callable[[Lift, onnx.NodeProto], bool]] = {
     "Cast": _cast,
     "ConvInteger": _integer("Conv"),
     "DequantizeLinear": _dequantize,
     "DynamicQuantizeLinear": _dynamic_quantize,
+    "DynamicQuantizeLSTM": _lstm,
     "DynamicQuantizeMatMul": _to_float,
     "MatMulInteger": _integer("MatMul"),
     "MatMulIntegerToFloat": _to_float,

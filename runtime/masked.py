@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..ir.errors import ModelError
 from ..ir.masks import Compaction, Mask
 from .signature import Types, value_types
-from .zero_points import ZERO_POINTS, zero_axis
+from .zero_points import ZERO_POINTS, zero_shape
 
 Scope: TypeAlias = "onnx.GraphProto | onnx.FunctionProto"
 Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
@@ -352,10 +352,11 @@ def _zero_point(
         zero = np.zeros((), helper.tensor_dtype_to_np_dtype(element))
         return emit.constant(zero, names[number])
     point = known.type(names[place])[1]
-    trailing = len(shape) - 1 - zero_axis(node, number, len(shape))
-    if len(point) != 1 or point[0] == 1 or not trailing:
+    meeting = zero_shape(node, number, len(shape), point)
+    if meeting == tuple(point) or set(point) == {1}:
         return names[place]
-    target = emit.constant(np.array([-1] + [1] * trailing, np.int64), names[place])
+    sizes = [size if isinstance(size, int) else -1 for size in meeting]
+    target = emit.constant(np.array(sizes, np.int64), names[place])
     return emit.add("Reshape", [names[place], target], f"{names[place]}/along")
 
 

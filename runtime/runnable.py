@@ -19,8 +19,8 @@ from ..ir.external import EXTERNAL_THRESHOLD, MappedTensor
 from ..ir.io import load_model, save_model, to_proto
 from ..ir.tensors import all_tensors
 from .segments import run_segments, weight_bytes
-from .session import Array, Feed, make_session, run
-from .widened import uses_bfloat16, widened, widened_feed
+from .session import Array, Feed, KernelError, make_session, run
+from .widened import BFLOAT16, FLOATS, uses, widened, widened_feed
 
 LARGE = 2**30
 """Models with at least this many bytes of weights are run from files, in segments."""
@@ -60,11 +60,67 @@ def runner(model: onnx.ModelProto, *, threads: int = 0, optimize: bool = True) -
     Both raise CertificateError when the model does not load or run.
     """
     if is_large(model):
-        return lambda feed: next(run_segments(model, [feed], threads=threads, optimize=optimize))
-    wide = uses_bfloat16(model)
-    source = widened(model) if wide else model
-    session = make_session(source, threads=threads, optimize=optimize)
-    return lambda feed: run(session, widened_feed(feed) if wide else feed)
+        return lambda feed: next(_in_segments(model, [feed], threads, optimize))
+    return _Session(model, threads, optimize)
+
+
+class _Session:
+    """A session of the model, or of its copy in float32 once kernels turn out to be missing."""
+
+    def __init__(self, model: onnx.ModelProto, threads: int, optimize: bool) -> None:
+        self.model, self.threads, self.optimize = model, threads, optimize
+        try:
+            self._open(BFLOAT16)
+        except KernelError as error:
+            self._widen(error)
+
+    def __call__(self, feed: Feed) -> dict[str, Array]:
+        try:
+            return run(self.session, widened_feed(feed, self.kinds))
+        except KernelError as error:
+            self._widen(error)
+        return run(self.session, widened_feed(feed, self.kinds))
+
+    def _open(self, kinds: frozenset[int]) -> None:
+        self.kinds = kinds if uses(self.model, kinds) else frozenset[int]()
+        source = widened(self.model, kinds) if self.kinds else self.model
+        self.session = make_session(source, threads=self.threads, optimize=self.optimize)
+
+    def _widen(self, error: KernelError) -> None:
+        """Goes on in float32. Raises the error where that changes nothing."""
+        if self.kinds == FLOATS or not uses(self.model, FLOATS):
+            raise error
+        self._open(FLOATS)
+
+
+def _in_segments(
+    model: onnx.ModelProto, feeds: Sequence[Feed], threads: int, optimize: bool
+) -> Iterator[dict[str, Array]]:
+    """`run_segments`, in float32 where kernels are missing; nothing comes before all has run."""
+    try:
+        yield from run_segments(model, feeds, threads=threads, optimize=optimize)
+    except KernelError:
+        if not uses(model, FLOATS):
+            raise
+        yield from run_segments(model, feeds, threads=threads, optimize=optimize, kinds=FLOATS)
+
+
+def lacks_kernels(model: onnx.ModelProto, feed: Feed) -> bool:
+    """Whether float32 stands in for other floats than bfloat16 when the model is run.
+
+    Raises CertificateError when the model does not load or run.
+    """
+    if not uses(model, FLOATS - BFLOAT16):
+        return False
+    if not is_large(model):
+        each = _Session(model, 0, False)
+        each(feed)
+        return each.kinds == FLOATS
+    try:
+        next(run_segments(model, [feed], optimize=False))
+    except KernelError:
+        return True
+    return False
 
 
 def run_feeds(
@@ -72,5 +128,5 @@ def run_feeds(
 ) -> Iterator[dict[str, Array]]:
     """The outputs on every feed. Raises CertificateError when the model does not load or run."""
     if is_large(model):
-        return run_segments(model, feeds, threads=threads, optimize=optimize)
+        return _in_segments(model, feeds, threads, optimize)
     return map(runner(model, threads=threads, optimize=optimize), feeds)

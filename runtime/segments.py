@@ -8,7 +8,7 @@ before the next one is loaded, and only the values that later nodes read are kep
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from ..ir.errors import CertificateError
 from .session import Array, Feed, make_session, run
-from .widened import uses_bfloat16, widened, widened_feed
+from .widened import BFLOAT16, uses, widened, widened_feed
 
 SEGMENT_BYTES = 2**28
 """Weights of one segment, unless a single node reads more."""
@@ -71,14 +71,16 @@ def run_segments(
     threads: int = 0,
     optimize: bool = True,
     limit: int = SEGMENT_BYTES,
+    kinds: Collection[int] = BFLOAT16,
 ) -> Iterator[dict[str, Array]]:
-    """The outputs of ``model`` on every feed, as `session.run` gives them.
+    """The outputs of ``model`` on every feed, as `session.run` gives them; float32 stands in for
+    the element types ``kinds``.
 
     Raises CertificateError when a segment does not load or run, or when a value that passes from
     one to the next is not a tensor.
     """
-    wide = uses_bfloat16(model)
-    known = [widened_feed(feed) if wide else dict(feed) for feed in feeds]
+    wide = uses(model, kinds)
+    known = [widened_feed(feed, kinds) for feed in feeds]
     segments = cut_segments(model, limit)
     outputs = [value.name for value in model.graph.output]
     for number, segment in enumerate(segments):
@@ -86,7 +88,10 @@ def run_segments(
             continue
         part = _part(model, segment, known[0])
         session = make_session(
-            widened(part) if wide else part, threads=threads, optimize=optimize, prepack=False
+            widened(part, kinds) if wide else part,
+            threads=threads,
+            optimize=optimize,
+            prepack=False,
         )
         later = {name for part in segments[number + 1 :] for name in part.reads} | {*outputs}
         for values in known:
@@ -136,6 +141,16 @@ def node_reads(node: onnx.NodeProto) -> set[str]:
                 names |= node_reads(inner) - own
             names |= {value.name for value in graph.output} - own
     return names
+
+
+def living_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on, in order."""
+    read, kept = set(outputs), []
+    for node in reversed(nodes):
+        if read.intersection(node.output):
+            kept.append(node)
+            read |= node_reads(node)
+    return kept[::-1]
 
 
 def stored_bytes(tensor: TensorProto) -> int:

@@ -26,6 +26,10 @@ Feed: TypeAlias = Mapping[str, Array]
 Model: TypeAlias = "bytes | onnx.ModelProto | str | Path"
 
 
+class KernelError(CertificateError):
+    """ONNX Runtime has no kernel for an operator of the model in one of its element types."""
+
+
 def make_session(
     model: Model, *, threads: int = 0, optimize: bool = True, prepack: bool = True
 ) -> ort.InferenceSession:
@@ -33,7 +37,8 @@ def make_session(
 
     ``optimize`` chooses between all graph optimisations and none. External data of a
     `ModelProto` lies at absolute paths; without ``prepack`` it is used where it is mapped, not
-    copied. Raises CertificateError when ONNX Runtime refuses the model.
+    copied. Raises CertificateError when ONNX Runtime refuses the model, KernelError for want of
+    a kernel.
     """
     import onnxruntime as ort
 
@@ -64,14 +69,14 @@ def make_session(
             )
         return build(model.SerializeToString())
     except Exception as error:  # ONNX Runtime has no common base for its exceptions
-        raise CertificateError(f"ONNX Runtime cannot load the model: {one_line(error)}") from None
+        raise _failure("load", error) from None
 
 
 def run(session: ort.InferenceSession, feed: Feed) -> dict[str, Array]:
     """Every output by name. Sequences and maps are flattened to ``name[index]`` entries with
     their length as ``name.length``; an empty optional is left out. Sequences are fed like that.
 
-    Raises CertificateError when ONNX Runtime fails.
+    Raises CertificateError when ONNX Runtime fails, KernelError for want of a kernel.
     """
     outputs = session.get_outputs()
     names = [output.name for output in outputs]
@@ -85,11 +90,18 @@ def run(session: ort.InferenceSession, feed: Feed) -> dict[str, Array]:
         else:
             results = session.run(names, _unflattened(session, feed))
     except Exception as error:  # ONNX Runtime has no common base for its exceptions
-        raise CertificateError(f"ONNX Runtime cannot run the model: {one_line(error)}") from None
+        raise _failure("run", error) from None
     flat: dict[str, Array] = {}
     for name, result in zip(names, results, strict=True):
         _flatten(name, result, flat)
     return flat
+
+
+def _failure(action: str, error: BaseException) -> CertificateError:
+    # Most missing kernels are missed on loading, those of the RNN family when they run.
+    missing = ("NOT_IMPLEMENTED", "does not support double")
+    kind = KernelError if any(words in str(error) for words in missing) else CertificateError
+    return kind(f"ONNX Runtime cannot {action} the model: {one_line(error)}")
 
 
 def one_line(error: BaseException) -> str:

@@ -13,13 +13,11 @@ are dequantised, as they are stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx
 
 from .float_operators import OPERATORS, move
 from .lift import MICROSOFT, Lift, Rounded
-from .segments import node_reads
+from .segments import living_nodes
 
 
 def unrounded(model: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -41,17 +39,7 @@ def unrounded(model: onnx.ModelProto) -> onnx.ModelProto | None:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.node[:]
-    copy.graph.node.extend(_living(lift.nodes, [value.name for value in model.graph.output]))
+    copy.graph.node.extend(living_nodes(lift.nodes, [value.name for value in model.graph.output]))
     if all(entry.domain != MICROSOFT for entry in copy.opset_import):
         copy.opset_import.add(domain=MICROSOFT, version=1)
     return copy
-
-
-def _living(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
-    """The nodes that the outputs depend on, in order."""
-    read, kept = set(outputs), []
-    for node in reversed(nodes):
-        if read.intersection(node.output):
-            kept.append(node)
-            read |= node_reads(node)
-    return kept[::-1]

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..ir.errors import ModelError
 from .masked import Scope, keep_flags, scopes
-from .zero_points import ZERO_POINTS, zero_axis
+from .zero_points import ZERO_POINTS, zero_shape
 
 _INDICES = (TensorProto.INT64, TensorProto.BOOL)
 """What is cut of indices and flags would say something else if it were zero."""
@@ -41,18 +41,21 @@ def zeroed_model(
 
 def _points(
     model: onnx.ModelProto, stored: Mapping[str, TensorProto]
-) -> dict[str, tuple[TensorProto, int]]:
-    """For stored tensors that a node reads as quantised: their zero points, and the axis that
-    these run along. Zero points in blocks are left out: their scales go to zero."""
+) -> dict[str, tuple[TensorProto, tuple[int, ...]]]:
+    """For stored tensors that a node reads as quantised: their zero points, and the shape in which
+    these meet them. Zero points in blocks are left out: their scales go to zero."""
     found = {}
     for scope, _ in scopes(model):
         for node in scope.node:
             for number, place in ZERO_POINTS.get(node.op_type, {}).items():
                 if place < len(node.input) and node.input[place] in stored:
                     name, point = node.input[number], stored[node.input[place]]
-                    if name in stored and len(point.dims) <= 1:
-                        axis = zero_axis(node, number, len(stored[name].dims))
-                        found[name] = point, axis
+                    if name not in stored:
+                        continue
+                    shape = tuple(stored[name].dims)
+                    meeting = zero_shape(node, number, len(shape), point.dims)
+                    if all(a in (1, b) for a, b in zip(meeting[::-1], shape[::-1], strict=False)):
+                        found[name] = point, meeting
     return found
 
 
@@ -77,7 +80,7 @@ def _zero_slice(
     name: str,
     axis: int,
     indices: Sequence[int],
-    point: tuple[TensorProto, int] | None = None,
+    point: tuple[TensorProto, tuple[int, ...]] | None = None,
 ) -> None:
     if tensor.data_location == TensorProto.EXTERNAL:
         raise ModelError(f"weights of {name!r} are not loaded: load the external data first")
@@ -88,7 +91,7 @@ def _zero_slice(
     array = np.array(numpy_helper.to_array(tensor))
     zero = np.zeros((), array.dtype)
     if point is not None:
-        zero = numpy_helper.to_array(point[0]).reshape([-1] + [1] * (len(shape) - 1 - point[1]))
+        zero = numpy_helper.to_array(point[0]).reshape(point[1])
     gone = (slice(None),) * (axis % len(shape)) + (~keep,)
     array[gone] = np.broadcast_to(zero, shape)[gone]
     fresh = numpy_helper.from_array(array, tensor.name)

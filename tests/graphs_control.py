@@ -244,10 +244,10 @@ def if_names_reused() -> Net:
 # ---- sequences and optionals ----------------------------------------------------------------
 
 
-@graph(2, "w1 w2 w3 w4", stay="w5", opset=13)
+@graph(3, "w1 w2 w3 w4 w5", opset=13)
 def sequence_between_layers() -> Net:
-    """A sequence is built, grown, cut and read between two blocks: what passes through it stays.
-    Groups: the middle of both blocks.
+    """A sequence is built, grown, cut, read and joined between two blocks. Groups: the middle of
+    both blocks, and the stream between them.
     """
     return net(
         "(float[N,8] x) => (float[N,6] y)",
@@ -261,9 +261,9 @@ def sequence_between_layers() -> Net:
     )  # fmt: skip
 
 
-@graph(1, "w1 w2", stay="w3", opset=13)
+@graph(2, "w1 w2 w3", opset=13)
 def split_to_sequence() -> Net:
-    """Half of the columns come back from a sequence. Group: the layer before."""
+    """Half of the columns come back from a sequence. Groups: the layer before, and these."""
     return net(
         "(float[N,8] x) => (float[N,6] y)",
         """a = MatMul(x, w1) r = Relu(a) b = MatMul(r, w2)
@@ -272,9 +272,10 @@ def split_to_sequence() -> Net:
     )  # fmt: skip
 
 
-@graph(1, "w0 wh w1 w2", stay="wy")
+@graph(2, "w0 wh w1 w2 wy")
 def loop_of_sequences() -> Net:
-    """Every step appends to a list, as PyTorch scripts do. Group: the state."""
+    """Every step appends to a list, as PyTorch scripts do. Groups: the state, and what a step
+    gives."""
     return net(
         "(float[N,4] x) => (float[N,3] y)",
         """h0 = MatMul(x, w0) none = SequenceEmpty()

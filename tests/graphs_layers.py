@@ -248,3 +248,17 @@ def expand_channels() -> Net:
         f = Mul(a, g)""" + head("f"),
         w0=(1, 3, 3, 3), w1=(16, 3, 3, 3), target=[1, 16, 1, 1], wy=(10, 16),
     )  # fmt: skip
+
+
+# ---- without a rule -------------------------------------------------------------------------
+
+
+@graph(1, "w v", stay="w2")
+def distances() -> Net:
+    """CDist has no rule: what it reads stays. Group: the other layer."""
+    return net(
+        "(float[N,4] x) => (float[N,3] y)",
+        """a = MatMul(x, w) r = Relu(a) b = MatMul(r, v) c = MatMul(x, w2)
+        d = com.microsoft.CDist<metric = "euclidean">(c, points) y = Add(b, d)""",
+        w=(4, 8), v=(8, 3), w2=(4, 5), points=(3, 5),
+    )  # fmt: skip

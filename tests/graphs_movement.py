@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .graph_builder import IMAGE, Array, Net, Weight, graph, head, net
+from .graph_builder import IMAGE, Array, Net, Weight, graph, head, net, scalar
 
 END = 2**63 - 1
 I0: dict[str, Weight] = {"i0": [0], "i2": [2], "most": [5], "overlap": 0.5}
@@ -202,4 +202,49 @@ def classical_head() -> Net:
             -0.6, 0.5, -0.4, 0.3, -0.2, 0.1], intercepts=[0.5, -0.5]>(s)"""
     return net(
         "(float[N,3,8,8] x) => (float[N,2] y)", body, w0=(8, 3, 3, 3), w1=(6, 8, 3, 3),
+    )  # fmt: skip
+
+
+@graph(1, "w v")
+def as_strided_by_ranges() -> Net:
+    """PyTorch's as_strided of pooled channels: flattened and looked up at n * 16 + c, where n goes
+    over a Range as long as the batch. Group: the channels."""
+    return net(
+        "(float[N,3,6,6] x) => (float[N,5] y)",
+        """a = Conv3(x, w) r = Relu(a) p = ReduceMax<axes = [2, 3], keepdims = 1>(r)
+        flat = Reshape(p, all) z = Shape(x) n = Gather<axis = 0>(z, zero)
+        rows = Range(zero, n, one) begin = Mul(rows, stride) b = Unsqueeze(begin, three)
+        i = Add(b, columns) s = Gather<axis = 0>(flat, i) t = Transpose<perm = [0, 2, 3, 1]>(s)
+        u = Reshape(t, two) y = MatMul(u, v)""",
+        w=(16, 3, 3, 3), all=[-1], zero=scalar(0), one=scalar(1), stride=scalar(16),
+        three=[1, 2, 3], columns=np.arange(16).reshape(1, 16, 1, 1), two=[-1, 16], v=(16, 5),
+    )  # fmt: skip
+
+
+@graph(1, "w v")
+def as_strided_turned() -> Net:
+    """Looked up in another order of axes, columns by a Range as well, from a stretch in the
+    middle: heads 1 and 2 of 4, 8 wide. Group: the places in the heads."""
+    return net(
+        "(float[N,4] x) => (float[2,N,3] y)",
+        """a = MatMul(x, w) flat = Reshape(a, all) z = Shape(x) n = Gather<axis = 0>(z, zero)
+        rows = Range(zero, n, one) r = Mul(rows, stride) b = Reshape(r, column)
+        c = Range(zero, eight, one) i = Add(b, c) k = Add(i, heads)
+        s = Gather<axis = 0>(flat, k) t = Relu(s) y = MatMul(t, v)""",
+        w=(4, 32), all=[-1], zero=scalar(0), one=scalar(1), stride=scalar(32), column=[-1, 1],
+        eight=scalar(8), heads=np.array([8, 16]).reshape(2, 1, 1), v=(8, 3),
+    )  # fmt: skip
+
+
+@graph(1, "w v", stay="w2")
+def windows_by_ranges() -> Net:
+    """Windows that overlap are looked up: these channels stay. Group: those of another layer."""
+    return net(
+        "(float[N,4] x) => (float[N,2,3] y)",
+        """a = MatMul(x, w2) flat = Reshape(a, all) z = Shape(x) n = Gather<axis = 0>(z, zero)
+        rows = Range(zero, n, one) r = Mul(rows, stride) b = Reshape(r, column)
+        i = Add(b, windows) s = Gather<axis = 0>(flat, i) m = ReduceMax<axes = [2], keepdims = 1>(s)
+        c = MatMul(x, w) d = Relu(c) e = MatMul(d, v) f = Unsqueeze(e, one1) y = Add(f, m)""",
+        w2=(4, 16), all=[-1], zero=scalar(0), one=scalar(1), stride=scalar(16), column=[-1, 1, 1],
+        windows=np.array([[0], [4]]) + np.arange(8), w=(4, 8), v=(8, 3), one1=[1],
     )  # fmt: skip

@@ -260,6 +260,21 @@ def squeeze_excite_mean_gemm() -> Net:
     return _squeeze_excite(gate, True, axes=[2, 3])
 
 
+@graph(1, "w0 w1", stay="wk")
+def efficient_channel_attention() -> Net:
+    """The gate is a convolution over the channels. Groups: the stem; inexact: the gated channels,
+    which become neighbours of others.
+    """
+    return net(
+        IMAGE,
+        """a = Conv3(x, w0) r = Relu(a) c = Conv3(r, w1) m = ReduceMean<axes=[2,3], keepdims=0>(c)
+        v = Reshape(m, row) k = Conv<pads=[2,2]>(v, wk) s = Sigmoid(k) g = Reshape(s, column)
+        f = Mul(c, g)""" + head("f"),
+        w0=(8, 3, 3, 3), w1=(16, 8, 3, 3), wk=(1, 1, 5), wy=(10, 16),
+        row=[0, 1, 16], column=[0, 16, 1, 1],
+    )  # fmt: skip
+
+
 # ---- encoders and decoders ----------------------------------------------------------------
 
 

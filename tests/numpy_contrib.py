@@ -119,6 +119,23 @@ class EmbedLayerNormalization(Contrib):
         return normalised(total, epsilon) * gamma + beta, lengths, total
 
 
+def dequantised(q: Any, step: Any, point: Any) -> Any:
+    return None if q is None else (q.astype(np.float32) - point) * step
+
+
+class QEmbedLayerNormalization(EmbedLayerNormalization):
+    """With mask lengths and no sum: words, positions, segments and both vectors are quantised."""
+
+    def _run(self, *inputs: Any, epsilon: float = 1e-12) -> Result:
+        ids, segments, *tables = inputs[:7]
+        parameters = inputs[8:13], inputs[13:18]
+        words, places, kind, gamma, beta = map(dequantised, tables, *parameters)
+        found = super()._run(
+            ids, segments, words, places, kind, gamma, beta, inputs[7], epsilon=epsilon
+        )
+        return found[:2]
+
+
 def group_norm(
     x: Array, gamma: Array, beta: Array, activation: int, groups: int, epsilon: float
 ) -> Array:
@@ -159,11 +176,16 @@ class SkipGroupNorm(Contrib):
 
 
 class NhwcConv(Contrib):
-    """Kernels of 1 by 1 only."""
+    """Odd kernels, padded to keep the sizes."""
 
-    def _run(self, x: Array, w: Array, bias: Array | None = None, group: int = 1) -> Result:
-        parts = zip(np.split(x, group, axis=-1), np.split(w[:, 0, 0], group), strict=True)
-        y = np.concatenate([part @ kernel.T for part, kernel in parts], axis=-1)
+    def _run(
+        self, x: Array, w: Array, bias: Array | None = None, group: int = 1, pads: Any = None
+    ) -> Result:
+        kernel = w.shape[1:3]
+        edges = [(0, 0), *((size // 2, size // 2) for size in kernel), (0, 0)]
+        seen = np.lib.stride_tricks.sliding_window_view(np.pad(x, edges), kernel, axis=(1, 2))
+        parts = zip(np.split(seen, group, axis=3), np.split(w, group), strict=True)
+        y = np.concatenate([np.einsum("nhwcij,mijc->nhwm", *part) for part in parts], axis=-1)
         return (y if bias is None else y + bias,)
 
 
@@ -196,5 +218,10 @@ def operators() -> list[type[Any]]:
     return [
         *(BiasAdd, BiasSplitGelu, BiasSoftmax, EmbedLayerNormalization, GemmFastGelu, GroupNorm),
         *(MultiHeadAttention, NhwcConv, RelativePositionBias, SimplifiedLayerNormalization),
-        *(SkipGroupNorm, SkipLayerNormalization, SkipSimplifiedLayerNormalization),
+        *(
+            QEmbedLayerNormalization,
+            SkipGroupNorm,
+            SkipLayerNormalization,
+            SkipSimplifiedLayerNormalization,
+        ),
     ]

@@ -14,6 +14,7 @@ from tests import test_probing_contrib as contrib
 from tests import test_probing_control as control
 from tests import test_probing_experts as experts
 from tests import test_probing_generated as generated
+from tests import test_probing_lists as lists
 from tests import test_probing_quantised as quantised
 from tests.probing_draw import Case, draws
 from tests.test_probing import node_cases, with_sizes
@@ -30,7 +31,8 @@ def cases() -> Iterator[Case]:
     for texts in (attention.CASES.values(), experts.CASES.values()):
         yield from (attention.build(text) for text, *_ in texts)
     yield from map(attention.build, contrib.CASES.values())
-    yield from (control.build(opset, text) for opset, _, text in control.CASES.values())
+    for graphs in (control.CASES, lists.CASES):
+        yield from (control.build(opset, text) for opset, _, text in graphs.values())
     for name, (make, count) in (generated.FAMILIES | quantised.FAMILIES).items():
         yield from map(make, draws(name, count))
 

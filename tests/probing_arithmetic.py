@@ -19,20 +19,27 @@ from tests.probing_runs import Array
 
 
 def conv(d: Draw, op: str = "Conv") -> Case:
+    """Pads are drawn, or such that axes keep their sizes where the stride is 1."""
     rank, groups = d.number(1, 3), d.pick([1, 1, 2, 3, 4])
     c_in, c_out = d.number(1, 3), d.number(1, 3)
-    kernel = [d.number(1, 2) for _ in range(rank)]
-    x = d.floats(d.number(1, 2), groups * c_in, *(d.number(2, 4) for _ in range(rank)))
+    kernel = [d.number(1, 3) for _ in range(rank)]
+    x = d.floats(d.number(1, 2), groups * c_in, *(d.number(3, 4) for _ in range(rank)))
     channels = (groups * c_out, c_in) if op == "Conv" else (groups * c_in, c_out)
     bias = d.floats(groups * c_out) if d.flag() else None
+    dilations = [d.number(1, 2) if s > 3 else 1 for s in x.shape[2:]]
+    pads = [d.number(0, 1) if op == "Conv" else 0 for _ in range(2 * rank)]
+    if d.flag():
+        reach = [step * (k - 1) for step, k in zip(dilations, kernel, strict=True)]
+        before = [d.number(0, far) for far in reach]
+        pads = [*before, *(far - b for far, b in zip(reach, before, strict=True))]
     return case(
         op,
         [x, d.floats(*channels, *kernel), bias],
         d.opset(),
         group=groups,
         strides=[d.number(1, 2) for _ in range(rank)],
-        pads=[d.number(0, 1) if op == "Conv" else 0 for _ in range(2 * rank)],
-        dilations=[d.number(1, 2) if s > 3 else 1 for s in x.shape[2:]],
+        pads=pads,
+        dilations=dilations,
     )
 
 
@@ -166,7 +173,8 @@ def batch_normalization(d: Draw) -> Case:
 
 def instance_normalization(d: Draw) -> Case:
     channels = d.number(1, 4)
-    x = d.floats(d.number(1, 3), channels, *d.shape(1, 3, 3))
+    spatial = [d.number(6, 8) for _ in range(d.number(1, 3))]
+    x = d.floats(d.number(1, 3), channels, *spatial)
     return case("InstanceNormalization", [x, d.floats(channels), d.floats(channels)], d.opset())
 
 

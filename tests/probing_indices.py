@@ -29,7 +29,7 @@ def integer_bounds(
     if known is not None:
         return known
     shape = feeds[node.input[0]].shape if node.input[0] in feeds else ()
-    if node.op_type in ("LSTM", "GRU", "RNN") and position == 4:
+    if node.op_type in ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM") and position == 4:
         return 1, shape[next((a.i for a in node.attribute if a.name == "layout"), 0)]
     sizes = _indexed(node, position, shape, feeds)
     if sizes is not None:

@@ -128,6 +128,30 @@ def qgemm(d: Draw) -> Case:
     return case("QGemm", inputs, 17, fixed=fixed, domain=MICROSOFT, **attributes)
 
 
+def dynamic_quantize_lstm(d: Draw) -> Case:
+    """Weights by direction or by column, any optional input; activations that keep zeros."""
+    direction = d.pick(["forward", "reverse", "bidirectional"])
+    both, t, b = 1 + (direction == "bidirectional"), d.number(1, 4), d.number(1, 3)
+    i, h, kind = d.number(1, 3), d.number(1, 5), d.pick([np.int8, np.uint8])
+    where = (both, 4 * h) if d.flag() else (both,)
+    point = np.full(where, 0 if kind == np.int8 else 128, kind)  # all that the kernel takes
+    inputs = [
+        *(d.floats(t, b, i), whole(d, kind, both, i, 4 * h), whole(d, kind, both, h, 4 * h)),
+        d.floats(both, 8 * h) if d.flag() else None,
+        d.rng.integers(1, t, b, endpoint=True).astype(np.int32) if d.flag() else None,
+        *(d.floats(both, b, h) if d.flag() else None for _ in "hc"),
+        d.floats(both, 3 * h) if d.flag() else None,
+        *(scale(d, *where), point, scale(d, *where) / 4, point),
+    ]
+    attributes: dict[str, Any] = {"direction": direction, "hidden_size": h}
+    if d.flag():
+        names = ["Sigmoid", *(d.pick(["Relu", "Softsign", "Tanh"]) for _ in "gh")]
+        attributes["activations"] = names * both
+    attributes |= maybe(d.number(0, 3) == 0, clip=0.8)
+    attributes |= maybe(d.number(0, 3) == 0, input_forget=1)
+    return case("DynamicQuantizeLSTM", inputs, 17, 3, fixed=[9, 11], domain=MICROSOFT, **attributes)
+
+
 # -- convolutions ---------------------------------------------------------------------------------
 
 
@@ -269,6 +293,35 @@ def matmul_nbits(d: Draw) -> Case:
     inputs = [x, weight, scales.astype(np.float32), points, None, bias]
     attributes = {"K": k, "N": n, "bits": bits, "block_size": 16}
     return case("MatMulNBits", inputs, 17, fixed=[1, 2, 3], domain=MICROSOFT, **attributes)
+
+
+def matmul_bnb4(d: Draw) -> Case:
+    """Columns that end with a block, and columns that do not."""
+    k, n, block = d.pick([8, 16, 24, 32, 48]), d.number(2, 6), 16
+    x = np.round(2 * d.floats(*d.shape(0, 2, 3), d.number(1, 3), k))
+    scales = np.exp2(d.rng.integers(-5, 0, -(-n * k // block))).astype(np.float32)
+    inputs = [x, whole(d, np.uint8, -(-n * k // 2)), scales]
+    attributes = {"K": k, "N": n, "block_size": block, "quant_type": d.number(0, 1)}
+    return case("MatMulBnb4", inputs, 17, fixed=[1, 2], domain=MICROSOFT, **attributes)
+
+
+def embed_layer_normalization(d: Draw) -> Case:
+    """QEmbedLayerNormalization, with segments and a mask or without."""
+    kind, width, (batch, length) = d.pick([np.uint8, np.int8]), d.number(3, 6), (2, 3)
+    segments, mask = d.flag(), d.flag()
+    tables = [whole(d, kind, rows, width) for rows in (7, 4, 2)]
+    vectors = [whole(d, kind, width) for _ in "gb"]
+    inputs: list[Array | None] = [
+        d.rng.integers(0, 7, (batch, length)).astype(np.int32),
+        d.rng.integers(0, 2, (batch, length)).astype(np.int32) if segments else None,
+        *tables[:2], tables[2] if segments else None, *vectors,
+        d.rng.integers(0, 2, (batch, length)).astype(np.int32) if mask else None,
+    ]  # fmt: skip
+    present = [k != 2 or segments for k in range(5)]
+    inputs += [scale(d) if there else None for there in present]
+    inputs += [zero(d, kind) if there else None for there in present]
+    op = "QEmbedLayerNormalization"
+    return case(op, inputs, 17, 2, fixed=range(8, 18), domain=MICROSOFT)
 
 
 def gather_block_quantized(d: Draw) -> Case:

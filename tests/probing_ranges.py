@@ -11,6 +11,7 @@ LOOKED_UP = {
     ("com.microsoft", "RotaryEmbedding"): {1: 2},
     ("com.microsoft", "GroupQueryAttention"): {9: 7},
     ("com.microsoft", "EmbedLayerNormalization"): {0: 2, 1: 4, 8: 3},
+    ("com.microsoft", "QEmbedLayerNormalization"): {0: 2, 1: 4},
 }
 """Inputs that are positions on the first axis of another input."""
 
@@ -21,6 +22,7 @@ LENGTHS = {
     ("com.microsoft", "MultiHeadAttention"): {4: (1, -2)},
     ("com.microsoft", "DecoderMaskedMultiHeadAttention"): {3: (1, -2)},
     ("com.microsoft", "EmbedLayerNormalization"): {7: (0, 1)},
+    ("com.microsoft", "QEmbedLayerNormalization"): {7: (0, 1)},
 }
 """Inputs that are lengths up to the size of an axis (input, index), or masks if not vectors."""
 

@@ -104,6 +104,17 @@ def runtime(model: onnx.ModelProto) -> tuple[Run, bool]:
     return reference(model), True
 
 
+def sizeless(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model for inputs of any size."""
+    free = onnx.ModelProto()
+    free.CopyFrom(model)
+    del free.graph.value_info[:]
+    for value in (*free.graph.input, *free.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
+    return free
+
+
 def reference(model: onnx.ModelProto) -> Run:
     """The model in numpy."""
     from onnx.reference import ReferenceEvaluator

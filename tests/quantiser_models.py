@@ -18,7 +18,11 @@ from .graphs import Array
 
 
 def _model(
-    text: str, opset: int, sizes: dict[str, tuple[int, ...]], ir_version: int = 10
+    text: str,
+    opset: int,
+    sizes: dict[str, tuple[int, ...]],
+    ir_version: int = 10,
+    **integers: list[int],
 ) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     header = f'<ir_version: {ir_version}, opset_import: ["": {opset}]> '
@@ -26,6 +30,8 @@ def _model(
     for name, shape in sizes.items():
         values = rng.standard_normal(shape) / math.sqrt(math.prod(shape) / max(shape))
         model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    for name, numbers in integers.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
     return model
 
 
@@ -69,6 +75,22 @@ def embedding() -> onnx.ModelProto:
         21,
         {"w1": (20, 96), "w2": (96, 8)},
     )
+
+
+def recurrent() -> onnx.ModelProto:
+    """An LSTM in both directions, one in one, and a product."""
+    return _model(
+        """recurrent (float[T, N, 12] x) => (float[T, N, 8] y) {
+            a, ah, ac = LSTM<hidden_size = 20, direction = "bidirectional">(x, w1, r1, b1)
+            m = Transpose<perm = [0, 2, 1, 3]>(a)  f = Reshape(m, joined)
+            h, hh, hc = LSTM<hidden_size = 24>(f, w2, r2)
+            s = Squeeze(h, second)  y = MatMul(s, w3)
+        }""",
+        17,
+        {"w1": (2, 80, 12), "r1": (2, 80, 20), "b1": (2, 160), "w2": (1, 96, 40),
+         "r2": (1, 96, 24), "w3": (24, 8)},
+        joined=[0, 0, -1], second=[1],
+    )  # fmt: skip
 
 
 def _dynamic(source: Callable[[], onnx.ModelProto], **options: Any) -> onnx.ModelProto:
@@ -136,6 +158,16 @@ def _blocked(
     return model
 
 
+def _coded(kind: int) -> onnx.ModelProto:
+    """Numbers of 4 bits that stand for entries of a table: FP4 or NF4."""
+    from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
+
+    quantiser = MatMulBnb4Quantizer(embedding(), kind, 16)
+    quantiser.process()
+    model: onnx.ModelProto = quantiser.model.model
+    return model
+
+
 def _modes() -> dict[str, Callable[[], onnx.ModelProto]]:
     modes: dict[str, Callable[[], onnx.ModelProto]] = {}
     for source in (convolutions, perceptron):
@@ -170,6 +202,12 @@ def _modes() -> dict[str, Callable[[], onnx.ModelProto]]:
             _blocked, embedding, "QOperator", 4, symmetric
         )
     modes["embedding dynamic tensor"] = partial(_dynamic, embedding)
+    for layout in ("tensor", "channel"):
+        modes[f"recurrent dynamic {layout}"] = partial(
+            _dynamic, recurrent, per_channel=layout == "channel"
+        )
+    for kind, name in enumerate(("FP4", "NF4")):
+        modes[f"embedding blocked {name}"] = partial(_coded, kind)
     return modes
 
 

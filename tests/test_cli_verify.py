@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from .cli_runs import CALIBRATION, invoke, prune
+from .cli_runs import CALIBRATION, SCHEMA, invoke, prune
 
 pytestmark = pytest.mark.usefixtures("example_folder")
 
@@ -30,9 +31,70 @@ def test_verify_after_a_pipeline() -> None:
     run = ["run", "m.onnx", "-o", "o.onnx", "--no-bench", "--report", "r.json"]
     invoke(*run, "--pipeline", "fold-constants,fold-batchnorm,prune{macs=0.5},eliminate-dead")
     invoke("verify", "m.onnx", "o.onnx", "--report", "r.json")
-    invoke(*run, "--pipeline", "prune{ratio=0.2},prune{ratio=0.2}")
+
+
+TWICE = "prune{ratio=0.2},fold-batchnorm,prune{ratio=0.25},eliminate-dead"
+BLOCKS_FIRST = "drop-blocks{count=1},prune{ratio=0.25},prune{ratio=0.2}"
+
+
+@pytest.mark.parametrize("pipeline", [TWICE, BLOCKS_FIRST])
+def test_verify_goes_through_all_pruning_passes(pipeline: str) -> None:
+    run = ["run", "m.onnx", "-o", "o.onnx", "--no-bench", "--report", "r.json"]
+    calibration = ["--calibration", str(CALIBRATION)]
+    invoke(*run, *calibration, "--pipeline", pipeline)
+    report = json.loads(Path("r.json").read_text())
+    SCHEMA.validate(report)
+    assert [s["pass"] for s in report["steps"]] == ([1] if pipeline == TWICE else [1, 2])
+    data = json.loads(invoke("verify", "m.onnx", "o.onnx", "--report", "r.json", "--json").stdout)
+    assert data["ok"] and not data["calibrated"], "no calibration data is needed"
+    steps = {run["label"].split(",")[0] for run in data["runs"]}
+    assert steps == {f"step {k + 1}" for k in range(len(report["steps"]) + 1)}
+    if pipeline == TWICE:
+        assert data["replay"]["agrees"]
+
+
+@pytest.mark.parametrize("pipeline", [TWICE, BLOCKS_FIRST])
+def test_verify_refuses_steps_that_were_changed(pipeline: str) -> None:
+    run = ["run", "m.onnx", "-o", "o.onnx", "--no-bench", "--report", "r.json", "--quiet"]
+    invoke(*run, "--calibration", str(CALIBRATION), "--pipeline", pipeline)
+    text = Path("r.json").read_text()
+    verify = ["verify", "m.onnx", "o.onnx", "--report", "r.json", "--quiet"]
+
+    def refused(change: Callable[[Any], object], code: int, wrong: str) -> None:
+        report = json.loads(text)
+        change(report["steps"])
+        Path("r.json").write_text(json.dumps(report))
+        (line,) = invoke(*verify, code=code).stderr.splitlines()
+        assert wrong in line
+
+    def other(steps: Any) -> None:
+        indices = steps[-1]["masks"][0]["indices"]
+        indices[0] = next(i for i in range(99) if i not in indices)
+
+    def more(steps: Any) -> None:
+        """One more unit is gone than the masks say."""
+        for cut in steps[-1]["removed"]:
+            free = [i for i in range(max(cut["indices"]) + 2) if i not in cut["indices"]]
+            cut["indices"].append(free[0])
+
+    refused(lambda steps: steps.clear(), 6, "does not say what pass 1")
+    refused(lambda steps: steps[-1]["masks"].pop(0), 5, "certificate failed")
+    refused(other, 5, "certificate failed")
+    refused(more, 5, "")
+    refused(lambda steps: steps[-1]["removed"].clear(), 5, "certificate failed")
+    refused(lambda steps: steps[-1]["removed"][0].update(indices=[10**6]), 6, "no such slices")
+    refused(lambda steps: steps[0].pop("masks"), 6, "proved again")
+    if pipeline == BLOCKS_FIRST:
+        refused(lambda steps: steps[0]["masks"][0].update(output="elsewhere"), 6, "elsewhere")
+        refused(lambda steps: steps[0]["masks"].clear(), 5, "certificate failed")
+
+
+def test_verify_refuses_a_pass_that_moves_the_outputs() -> None:
+    report = prune("--macs", "0.5")
+    report["pipeline"] = "fold-constants"
+    Path("r.json").write_text(json.dumps(report))
     result = invoke("verify", "m.onnx", "o.onnx", "--report", "r.json", code=6)
-    assert "one pruning pass" in result.stderr
+    assert "prune or preserve" in result.stderr
 
 
 def test_verify_refuses_other_files() -> None:

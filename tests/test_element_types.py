@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as oir
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import secateur
 from secateur.ir.io import to_proto
 from secateur.runtime import runnable
+from secateur.runtime.inputs import random_feed
+from secateur.runtime.session import KernelError, make_session, run
 from secateur.runtime.widened import uses_bfloat16, widened
 
 SIZES = {"w1": (8, 32), "b1": (32,), "w2": (32, 16), "w3": (16, 4)}
@@ -107,6 +111,92 @@ def test_bfloat16_is_proved_in_float32_and_not_timed(tmp_path: Path) -> None:
     assert any("bfloat16" in note for note in result.certificate.notes)
     assert result.bench is None
     assert any("not timed" in warning for warning in result.report["warnings"])
+
+
+def convolutions(element: str, dtype: npt.DTypeLike) -> onnx.ModelProto:
+    model = parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 21]>
+        g ({element}[N, 3, 8, 8] x) => ({element}[N, 4] y) {{
+          a = Conv<pads=[1, 1, 1, 1]>(x, w1, b1)  b = Elu(a)
+          c = AveragePool<kernel_shape=[2, 2], strides=[2, 2]>(b)
+          d = Conv(c, w2)  e = Softplus(d)  f = GlobalAveragePool(e)  g0 = Flatten(f)
+          y = MatMul(g0, w3) }}"""
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in {
+        "w1": (16, 3, 3, 3),
+        "b1": (16,),
+        "w2": (12, 16, 3, 3),
+        "w3": (12, 4),
+    }.items():
+        array = (rng.standard_normal(shape) * 0.2).astype(dtype)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
+def recurrent(element: str, dtype: npt.DTypeLike) -> onnx.ModelProto:
+    """ONNX Runtime loads a GRU of float64, and says that it has none when it runs."""
+    model = parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 21]>
+        g ({element}[5, 2, 3] x) => ({element}[5, 1, 2, 4] y) {{
+          h, last = GRU<hidden_size=8>(x, w, r)  y = MatMul(h, v) }}"""
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in {"w": (1, 24, 3), "r": (1, 24, 8), "v": (8, 4)}.items():
+        array = (rng.standard_normal(shape) * 0.4).astype(dtype)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
+LACKING = {"convolutions": convolutions, "recurrent": recurrent}
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("name", LACKING)
+def test_types_without_kernels_are_proved_in_float32(
+    name: str, large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(LACKING[name]("double", np.float64), tmp_path / "model.onnx")
+    with pytest.raises(KernelError):
+        session = make_session(tmp_path / "model.onnx")
+        run(session, random_feed(onnx.load(tmp_path / "model.onnx"), {"N": 2}, 0))
+    if large:
+        monkeypatch.setattr(runnable, "LARGE", 0)
+    result = secateur.prune(tmp_path / "model.onnx", ratio=0.5)
+    certificate = result.certificate
+    assert certificate is not None and certificate.ok
+    assert certificate.worst < certificate.tolerance == 1e-5
+    assert any("computed as float32" in note for note in certificate.notes)
+    assert result.bench is None
+    assert any("not timed" in warning for warning in result.report["warnings"])
+    result.save(tmp_path / "pruned.onnx", tmp_path / "report.json")
+    for tensor in onnx.load(tmp_path / "pruned.onnx").graph.initializer:
+        assert tensor.data_type == TensorProto.DOUBLE
+    again = secateur.verify(
+        tmp_path / "model.onnx", tmp_path / "pruned.onnx", tmp_path / "report.json"
+    )
+    assert again.ok and again.notes == certificate.notes
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_damage_shows_in_float32_too(name: str) -> None:
+    plan = secateur.plan(secateur.analyze(LACKING[name]("double", np.float64)), ratio=0.5)
+    rewritten = secateur.rewrite(plan)
+    proto = to_proto(rewritten.model)
+    weight = proto.graph.initializer[0]
+    array = numpy_helper.to_array(weight).copy()
+    array.flat[1] += 0.01
+    weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+    wrong = replace(rewritten, model=oir.serde.deserialize_model(proto))
+    assert not secateur.certify(plan, wrong, threads=1).ok
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_float16_is_computed_as_it_is(name: str) -> None:
+    """ONNX Runtime casts around what it has no float16 kernels for."""
+    result = secateur.prune(LACKING[name]("float16", np.float16), ratio=0.5, bench=False)
+    assert result.certificate is not None and result.certificate.ok
+    assert not any("computed as" in note for note in result.certificate.notes)
 
 
 def test_widening_changes_no_number() -> None:

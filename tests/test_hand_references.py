@@ -81,7 +81,10 @@ HAND: dict[str, list[Hand]] = {
         Hand("w1", 0, (2,), (("w2", 1, (2,)), ("w3", 1, (14,)))),
     ],
     "depthwise_multiplier": [Hand("w0", 0, (1,), (("w2", 1, (2, 3)),))],
-    "grouped_conv": [Hand("w0", 0, (2,), (("wy", 1, (4, 5, 6, 7)),))],
+    "grouped_conv": [  # the same place in every group
+        Hand("w0", 0, (0,), (("w1", 1, (0,)),)),
+        Hand("w1", 0, (1,), (("wy", 1, (1, 5, 9, 13)),)),
+    ],
     "conv_transpose": [Hand("w0", 0, (9,), (("w1", 0, (9,)),))],
     "conv_transpose_depthwise": [Hand("w0", 0, (9,), (("wy", 1, (9,)),))],
     "instance_norm": [Hand("w1", 0, (8, 12), (("w2", 1, (8, 12)),))],

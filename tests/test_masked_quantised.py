@@ -31,6 +31,16 @@ CASES: dict[str, Case] = {
     ),
     "to floats": ("com.microsoft.MatMulIntegerToFloat(x, w, s, c, p, z)", 1, (3, 4), (4,), (4,)),
     "dynamic": ("com.microsoft.DynamicQuantizeMatMul(f, w, c, z)", 1, (3, 4), (4,), (4,)),
+    "directions": (
+        "com.microsoft.DynamicQuantizeLSTM<hidden_size = 3, direction = \"bidirectional\">"
+        "(t, w, r, , , , , , c, z, c, z)",
+        1, (2, 3, 12), (2,), (2,),
+    ),
+    "columns of directions": (
+        "com.microsoft.DynamicQuantizeLSTM<hidden_size = 3, direction = \"bidirectional\">"
+        "(t, w, r, , , , , , c, z, c, z)",
+        1, (2, 3, 12), (2, 12), (2, 12),
+    ),
 }  # fmt: skip
 
 
@@ -40,7 +50,7 @@ def built(name: str) -> tuple[onnx.ModelProto, dict[str, Array], Array]:
     rng = np.random.default_rng(0)
     x = rng.integers(90, 150, (2, 3)).astype(np.uint8)
     z = rng.integers(1, 9, points)
-    if name == "channels":
+    if name in ("channels", "columns of directions"):
         z[:] = 5  # ONNX Runtime wants them equal
     given: dict[str, Array] = {
         "w": rng.integers(0, 100, shape).astype(np.uint8),
@@ -48,6 +58,8 @@ def built(name: str) -> tuple[onnx.ModelProto, dict[str, Array], Array]:
         "c": rng.uniform(0.01, 0.02, scales).astype(np.float32),
         "p": np.array(120, np.uint8), "s": np.array(0.1, np.float32),
         "x": x, "v": x.T.copy(), "i": x.reshape(2, 3, 1, 1), "f": x.astype(np.float32),
+        "t": rng.standard_normal((2, 1, 3)).astype(np.float32),
+        "r": rng.integers(0, 9, (2, 3, 12)).astype(np.uint8),
     }  # fmt: skip
     used = {n.strip() for n in node[node.rindex("(") + 1 : -1].split(",")}
     model = parser.parse_model(
@@ -56,7 +68,9 @@ def built(name: str) -> tuple[onnx.ModelProto, dict[str, Array], Array]:
     tensors = {key: array for key, array in given.items() if key in used}
     model.graph.initializer.extend(numpy_helper.from_array(a, k) for k, a in tensors.items())
     along = tensors.get("z", np.zeros((), np.uint8))
-    if along.ndim == 1 and ("channels" in name or name == "transposed Gemm"):
+    if "LSTM" in node:
+        along = along.reshape(2, 1, -1)
+    elif along.ndim == 1 and ("channels" in name or name == "transposed Gemm"):
         along = along.reshape(-1, *[1] * (len(shape) - 1))
     return model, tensors, np.broadcast_to(along, shape)
 
@@ -109,3 +123,26 @@ def test_a_zeroed_weight_is_its_zero_points(name: str) -> None:
         stored = {t.name: numpy_helper.to_array(t) for t in zeroed.graph.initializer}
         assert not stored["z"][[0, 2]].any()
         assert not np.take(stored["w"], [0, 2], axis).any()
+
+
+def test_a_quantised_number_without_axes() -> None:
+    """It stands beside the others, and nothing of it is removed."""
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[2,3] x) => (float[2,4] y)
+        <float s = {0.1}, uint8 n = {7}, uint8 p = {3}, float[1] t = {0.1}, uint8[1] q = {3}> {
+            a = DequantizeLinear(n, t, q) b = Mul(x, a)
+            d = DequantizeLinear(w, s, p) y = MatMul(b, d)
+        }"""
+    )
+    weight = np.random.default_rng(0).integers(0, 256, (3, 4)).astype(np.uint8)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    zeroed = zeroed_model(model, [("w", 0, (1,))])
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    got = run(make_session(zeroed, optimize=False), {"x": x})["y"]
+    expected = (
+        np.delete(x, 1, 1)
+        * np.float32(0.4)
+        @ ((np.delete(weight, 1, 0).astype(np.float32) - 3) * np.float32(0.1))
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-5)

@@ -33,7 +33,8 @@ def observed() -> dict[Operator, set[str]]:
             said = found[site.node.domain, site.node.op_type]
             if site.number in crossed:
                 said.add("inexact")
-            axes = [axis for o in (*site.inputs, *site.outputs) if o for axis in o.axes]
+            held = [o for s in (*site.lists_in, *site.lists_out) if s for o in s.operands]
+            axes = [axis for o in (*site.inputs, *site.outputs, *held) if o for axis in o.axes]
             if any(analysis.units_of(axis) is not None for axis in axes):
                 said.add("free")
     return dict(found)

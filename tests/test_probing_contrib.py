@@ -44,10 +44,15 @@ CASES = {
     "FusedConv in groups": "(float[2,6,4,4] x, float[8,3,3,3] w, float[8] b) =>"
     '(float[2,8,2,2] y)\n{ y = com.microsoft.FusedConv<group=2, activation="LeakyRelu",'
     " activation_params=[0.1]>(x, w, b) }",
+    "FusedConv that keeps sizes": "(float[2,4,4,4] x, float[6,2,3,3] w, float[6] b,"
+    "float[2,6,4,4] z) => (float[2,6,4,4] y)\n"
+    '{ y = com.microsoft.FusedConv<group=2, pads=[1,1,1,1], activation="Relu">(x, w, b, z) }',
     "NhwcConv": "(float[2,4,4,6] x, float[5,1,1,6] w, float[5] b) => (float[2,4,4,5] y)\n"
     "{ y = com.microsoft.NhwcConv(x, w, b) }",
     "NhwcConv in groups": "(float[2,4,4,6] x, float[8,1,1,3] w) => (float[2,4,4,8] y)\n"
     "{ y = com.microsoft.NhwcConv<group=2>(x, w) }",
+    "NhwcConv over places": "(float[2,4,4,6] x, float[5,3,1,6] w, float[5] b) =>"
+    "(float[2,4,4,5] y)\n{ y = com.microsoft.NhwcConv<pads=[1,0,1,0]>(x, w, b) }",
     "NhwcMaxPool": "(int8[2,4,4,6] x) => (int8[2,3,3,6] y)\n"
     "{ y = com.microsoft.NhwcMaxPool<kernel_shape=[2,2]>(x) }",
     "SimplifiedLayerNormalization": "(float[2,3,6] x, float[6] g) => (float[2,3,6] y)\n"
@@ -87,8 +92,6 @@ NO_KERNEL = frozenset(
 
 PINNED = {
     "FusedConv": {"z[2] -> y[2]", "z[3] -> y[3]"},
-    "NhwcConv": {"x[1] -> y[1]", "x[2] -> y[2]"},
-    "NhwcConv in groups": {"x[1] -> y[1]", "x[2] -> y[2]"},
     "EmbedLayerNormalization": {"ids[1] -> y[1]", "kinds[1] -> y[1]"},
     "SkipGroupNorm": {"x[1] -> sum[1]", "x[2] -> sum[2]"},
 }

@@ -16,8 +16,11 @@ FAMILIES: dict[str, tuple[Callable[[Draw], Case], int]] = {
     for f, count in [
         (families.conv_integer, 40),
         (families.dynamic_quantize_linear, 20),
+        (families.dynamic_quantize_lstm, 40),
         (families.dynamic_quantize_matmul, 26),
+        (families.embed_layer_normalization, 20),
         (families.gather_block_quantized, 26),
+        (families.matmul_bnb4, 26),
         (families.matmul_integer, 40),
         (families.matmul_integer_to_float, 26),
         (families.matmul_nbits, 40),

@@ -264,8 +264,10 @@ def test_certificate_and_timing(digits: Report) -> None:
 
 
 def test_warnings_name_operators_without_a_rule() -> None:
-    _, report = pruned(GRAPHS["split_to_sequence"](), "prune{ratio=0.5}")
-    assert any("no coupling rule for SequenceAt" in warning for warning in report["warnings"])
+    _, report = pruned(GRAPHS["distances"](), "prune{ratio=0.5}")
+    assert any(
+        "no coupling rule for com.microsoft.CDist" in warning for warning in report["warnings"]
+    )
 
 
 def test_a_pipeline_that_prunes_nothing() -> None:

@@ -50,6 +50,15 @@ CASES: dict[str, Case] = {
     ),
     "integers": ("MatMulInteger", {}, [EYE, int8(5, 4), U0, int8(4)], 1),
     "integer taps": ("ConvInteger", {}, [TAPS, uint8(4, 3, 2, 2), U0, uint8()], 1),
+    **{
+        f"codes {kind}": (
+            "MatMulBnb4",
+            {"K": 24, "N": 4, "block_size": 16, "quant_type": kind},
+            [np.eye(24, dtype=np.float32), uint8(48), scale(6)],
+            1,
+        )
+        for kind in (0, 1)
+    },
     "in floats": (
         "MatMulIntegerToFloat",
         {},
@@ -104,9 +113,13 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
+OWN = ("MatMulIntegerToFloat", "MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "QMoE")
+"""Operators of ONNX Runtime's domain."""
+
+
 def model(op: str, attributes: dict[str, Any], inputs: list[Any]) -> onnx.ModelProto:
     names = [f"i{k}" if a is not None else "" for k, a in enumerate(inputs)]
-    own = op in ("MatMulIntegerToFloat", "MatMulNBits", "GatherBlockQuantized", "QMoE")
+    own = op in OWN
     node = helper.make_node(op, names, ["y"], domain=MICROSOFT if own else "", **attributes)
     tensors = [
         numpy_helper.from_array(np.asarray(a), n) for a, n in zip(inputs, names, strict=True) if n
@@ -125,10 +138,12 @@ def test_the_numbers_are_what_the_operator_computes_with(name: str) -> None:
     value = oir.serde.deserialize_model(proto).graph.initializers[f"i{place}"]
     found = numbers(value)
     assert found.shape[: np.ndim(inputs[place]) - 1] == inputs[place].shape[:-1]
+    if op == "MatMulBnb4":
+        found = found.reshape(4, 24)
     if op == "ConvInteger":
         read = read.reshape(12, 4).T
         found = found.reshape(4, 12)
-    elif op in ("MatMulNBits", "QMoE"):
+    elif op in ("MatMulNBits", "MatMulBnb4", "QMoE"):
         read = read.T
     np.testing.assert_allclose(found.reshape(read.shape), read, rtol=1e-5, atol=1e-6)
 
@@ -163,5 +178,51 @@ def test_scales_and_zero_points_run_along_the_columns(op: str) -> None:
     np.testing.assert_allclose(numbers(value), expected, rtol=1e-6)
 
 
+TABLE = "QEmbedLayerNormalization"
+LSTM = "DynamicQuantizeLSTM"
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_weights_of_a_recurrent_operator(columns: bool) -> None:
+    """By the definition: [directions, inputs, columns], with a scale for each direction or each
+    column of it."""
+    where = (2, 12) if columns else (2,)
+    given: dict[str, Any] = {"x": EYE.astype(np.float32).reshape(5, 1, 5)}
+    given |= {"w": int8(2, 5, 12), "r": int8(2, 3, 12)}
+    given |= {"ws": scale(*where), "wz": int8(*where), "rs": scale(*where), "rz": int8(*where)}
+    names = ["x", "w", "r", *[""] * 5, "ws", "wz", "rs", "rz"]
+    node = helper.make_node(LSTM, names, ["y"], domain=MICROSOFT, hidden_size=3)
+    tensors = [numpy_helper.from_array(np.asarray(a), n) for n, a in given.items()]
+    proto = helper.make_model(helper.make_graph([node], "g", [], [], tensors))
+    stored = oir.serde.deserialize_model(proto).graph.initializers
+    for name in "wr":
+        point, step = (np.asarray(given[name + k], np.float64).reshape(2, 1, -1) for k in "zs")
+        expected = (given[name] - point) * step
+        np.testing.assert_allclose(numbers(stored[name]), expected, rtol=1e-6)
+
+
+def test_quantised_tables() -> None:
+    """Looked up one by one and normalised."""
+    words, places, gamma, beta = uint8(5, 6), uint8(3, 6), uint8(6), uint8(6)
+    given = [np.arange(3, dtype=np.int32)[None], None, words, places, None, gamma, beta, None]
+    given += [scale(), scale(), None, scale(), scale(), uint8(), uint8(), None, uint8(), uint8()]
+    names = [f"i{k}" if a is not None else "" for k, a in enumerate(given)]
+    node = helper.make_node(TABLE, names, ["y", "lengths"], domain=MICROSOFT, epsilon=1e-12)
+    tensors = [
+        numpy_helper.from_array(np.asarray(a), n)
+        for a, n in zip(given, names, strict=True)
+        if a is not None
+    ]
+    graph = helper.make_graph([node], "g", [], [onnx.ValueInfoProto(name="y")], tensors)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    stored = oir.serde.deserialize_model(proto).graph.initializers
+    first, second, factor, shift = (numbers(stored[f"i{k}"]) for k in (2, 3, 5, 6))
+    total = first[:3] + second
+    total = (total - total.mean(axis=1, keepdims=True)) / total.std(axis=1, keepdims=True)
+    read = np.asarray(run(proto, {})["y"])
+    np.testing.assert_allclose(total * factor + shift, read[0], rtol=1e-4, atol=1e-4)
+
+
 def test_every_reader_is_tested() -> None:
-    assert {case[0] for case in CASES.values()} | set(QUANTISED) == set(READERS)
+    assert {case[0] for case in CASES.values()} | {*QUANTISED, TABLE, LSTM} == set(READERS)

@@ -50,7 +50,8 @@ def run(spec: Spec, record: Record) -> None:
     record.stage("run")
     record.add(runs=same_interface(spec.model, pruned, spec.dims))
     record.stage("count")
-    record.values["left"]["macs"] = macs(pruned, spec.dims) / max(macs(spec.model, spec.dims), 1)
+    whole = macs(spec.model, spec.dims)
+    record.values["left"]["macs"] = macs(pruned, spec.dims) / whole if whole else 1.0
 
 
 def weights(model: Any) -> Shapes:

@@ -64,9 +64,10 @@ def _bases() -> Iterator[Case]:
             found: list[Case] = module.cases()
         except ImportError:  # its own cases are missing too, and that is said
             continue
-        models = module.ARCHITECTURES if family == "torchvision" else TRANSFORMERS
-        names = {f"{family}/{model}" for model in models}
-        yield from (case for case in found if case.name in names)
+        named = {case.name: case for case in found}
+        for model in module.ARCHITECTURES if family == "torchvision" else TRANSFORMERS:
+            dynamo = f"{family}-dynamo/{model}"  # what the other exporter cannot write
+            yield named.get(f"{family}/{model}") or named[dynamo]
 
 
 def _export(base: Case, change: Change, path: Path) -> None:

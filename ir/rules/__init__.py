@@ -26,6 +26,7 @@ from . import (  # noqa: F401  (each import registers its rules)
     reduction,
     reshape,
     sampling,
+    sequence,
     source,
     state,
     text,

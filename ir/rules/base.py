@@ -49,6 +49,18 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A sequence: the operands that it holds, in this order if ``exact`` (see `lists.Elements`).
+
+    ``origins`` are those of the elements of which a Loop makes copies (None for all others).
+    """
+
+    operands: tuple[Operand, ...]
+    exact: bool
+    origins: tuple[Operand | None, ...]
+
+
+@dataclass(frozen=True)
 class Sink:
     """Where coordinates of ``axis`` end: input number ``input`` of node ``site`` contracts it."""
 
@@ -98,6 +110,8 @@ class Body:
 
     inputs: Sequence[Operand | None]
     outputs: Sequence[Operand | None]
+    lists_in: Sequence[Listed | None] = ()
+    lists_out: Sequence[Listed | None] = ()
 
 
 class Site:
@@ -111,10 +125,12 @@ class Site:
         inputs: Sequence[Operand | None],
         outputs: Sequence[Operand | None],
         value_of: Callable[[str], Array | None],
+        values_of: Callable[[str], Sequence[Array] | None],
         coupling: Coupling,
         statements: Statements,
         bodies: Mapping[str, Body] | None = None,
         trips: tuple[int, ...] = (),
+        lists: tuple[Sequence[Listed | None], Sequence[Listed | None]] = ((), ()),
     ) -> None:
         self.number = number
         self.node = node
@@ -122,11 +138,14 @@ class Site:
         self.inputs = inputs
         self.outputs = outputs
         self._value_of = value_of
+        self._values_of = values_of
         self._coupling = coupling
         self._statements = statements
         self.bodies = bodies or {}
         """The subgraphs that may run, by attribute name; only for rules that enter them."""
         self._trips = trips
+        self.lists_in, self.lists_out = lists
+        """For every input and output the sequence that it is; None if it is none, or unknown."""
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -137,6 +156,14 @@ class Site:
     def output(self, index: int) -> Operand | None:
         """Output number ``index``, or None when it is absent or nobody reads it."""
         return self.outputs[index] if index < len(self.outputs) else None
+
+    def list_in(self, index: int) -> Listed | None:
+        """The sequence that input ``index`` is, if it is one and known."""
+        return self.lists_in[index] if index < len(self.lists_in) else None
+
+    def list_out(self, index: int) -> Listed | None:
+        """The sequence that output ``index`` is, if it is one and known."""
+        return self.lists_out[index] if index < len(self.lists_out) else None
 
     @property
     def x(self) -> Operand:
@@ -156,6 +183,11 @@ class Site:
         """The value of an input when it is known before running the model; else None."""
         operand = self.input(index)
         return None if operand is None else self._value_of(operand.name)
+
+    def values(self, index: int) -> Sequence[Array] | None:
+        """The value of an input under every binding when all are known before the run."""
+        operand = self.input(index)
+        return None if operand is None else self._values_of(operand.name)
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
@@ -194,10 +226,19 @@ class Site:
         self._coupling.pin(axis, index, reason, self.number)
 
     def pin_all(self, reason: str, operands: Sequence[Operand | None] | None = None) -> None:
-        """Pins every axis of the given operands (default: all of the node's)."""
-        for operand in (*self.inputs, *self.outputs) if operands is None else operands:
+        """Pins every axis of the given operands (default: all of the node's, and the elements of
+        its sequences)."""
+        if operands is None:
+            operands = (*self.inputs, *self.outputs)
+            self.pin_lists(reason, (*self.lists_in, *self.lists_out))
+        for operand in operands:
             for axis in operand.axes if operand is not None else ():
                 self.pin(axis, reason)
+
+    def pin_lists(self, reason: str, lists: Sequence[Listed | None]) -> None:
+        """Pins every axis of all elements of these sequences."""
+        for listed in lists:
+            self.pin_all(reason, () if listed is None else listed.operands)
 
     def link_axes(self, a: Operand, b: Operand, skip: Sequence[int] = ()) -> None:
         """Links equal-rank operands axis by axis, except the axes in ``skip``."""
@@ -208,6 +249,12 @@ class Site:
     def hub(self, size: int) -> int:
         """A virtual axis to which others are linked: the carrier of a factored axis."""
         return self._coupling.add_axes((size,))[0]
+
+    def virtual(self, shape: tuple[int, ...], later: tuple[int, ...]) -> Operand:
+        """A tensor that is not in the graph, for rules in several steps."""
+        axes = self._coupling.add_axes(shape, later, self.number)
+        dynamic = tuple(a != b for a, b in zip(shape, later, strict=True))
+        return Operand("", shape, axes, False, dynamic, later)
 
     def declare(self, axis: int, hub: int, layout: Layout) -> None:
         """Links a moving axis with a static factor that it holds (see `Layout`)."""

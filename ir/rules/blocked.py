@@ -7,6 +7,7 @@ that share a byte go together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _PACKED = "numbers packed in a block"
 _FLAT = "scales of all blocks in one row"
+_ROW = "numbers of all columns in one row"
 
 
 def _restate_matmul(node: Restated) -> None:
@@ -97,6 +99,52 @@ def _places(site: Site, blocks: int, stored: int) -> Indices:
     """Where the number of every block is: one by one, or packed in bytes."""
     each = np.arange(blocks, dtype=np.int64)
     return each if stored == blocks else each * site.integer("bits", 4) // 8
+
+
+@rule("MatMulBnb4", family="quantisation", domain=MICROSOFT, restate=_restate_matmul)
+def matmul_bnb4(site: Site) -> None:
+    """A [.., K] * B -> Y [.., N]: column after column, the numbers of B lie in one row, two in a
+    byte, with a scale for each ``block_size`` of them. So many columns as end with a block go
+    together; or else, where every column ends with one, a block of each column."""
+    x, weight, scales, y = site.x, site.inputs[1], site.inputs[2], site.y
+    assert weight is not None and scales is not None
+    k, n, block = x.shape[-1], y.shape[-1], site.integer("block_size", 64)
+    if not site.integer("transB", 1):
+        site.pin_all("weights that are not transposed")
+        return
+    for index in range(x.rank - 1):
+        site.link(x.axis(index), y.axis(index))
+    site.sink(0, x.rank - 1)
+    site.macs(*y.axes, x.axis(-1))
+    site.quantised(1)
+    rows = ((weight.axis(0), weight.shape[0], 2), (scales.axis(0), scales.shape[0], block))
+    together = math.lcm(k, block) // k
+
+    def along(axis: int, other: int, size: int, name: str) -> Alternative:
+        """``size`` coordinates of ``axis`` go together."""
+        count = x.shape[-1] if name == "blocks" else n
+        each = np.arange(count, dtype=np.int64) // size
+
+        def apply() -> None:
+            hub = site.hub(int(each[-1]) + 1)
+            site.link(axis, hub, np.arange(count), each)
+            for row, length, numbers in rows:
+                place = np.arange(length, dtype=np.int64) * numbers
+                at = place % k if name == "blocks" else place // k
+                site.link(row, hub, np.arange(length), each[at])
+            site.role("consumer" if name == "blocks" else "producer", rows[0][0])
+            site.pin(other, _ROW)
+
+        return Alternative(name, (axis,), ((axis, each),), apply)
+
+    def never() -> None:
+        for axis in (x.axis(-1), y.axis(-1), rows[0][0], rows[1][0]):
+            site.pin(axis, _ROW)
+
+    ways = [along(y.axis(-1), x.axis(-1), together, "columns")]
+    if k % block == 0:
+        ways.append(along(x.axis(-1), y.axis(-1), block, "blocks"))
+    site.choose(*ways, otherwise=never)
 
 
 @rule("GatherBlockQuantized", family="quantisation", domain=MICROSOFT)

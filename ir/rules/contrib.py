@@ -15,7 +15,7 @@ from .contraction import product, transposed_product
 from .conv import convolution, restate_group, set_group, weight_of
 from .elementwise import align, broadcast
 from .normalization import grouped, restate_groups
-from .quantization import MICROSOFT
+from .quantization import MICROSOFT, whole_tensor
 
 if TYPE_CHECKING:
     from ..restated import Restated
@@ -103,11 +103,18 @@ def gemm_fast_gelu(site: Site) -> None:
 # -- convolutions ---------------------------------------------------------------------------------
 
 
-@rule("FusedConv", domain=MICROSOFT, family="contraction", restate=restate_group)
+@rule(
+    "FusedConv",
+    domain=MICROSOFT,
+    family="contraction",
+    restate=restate_group,
+    exactness="depends",
+)
 def fused_conv(site: Site) -> None:
     """A Conv, plus Z, and an activation."""
-    convolution(site, weight_in=1, weight_out=0, followers=[site.input(2)])
     added = site.input(3)
+    pictures = (0,) if added is None else (0, 3)
+    convolution(site, weight_in=1, weight_out=0, followers=[site.input(2)], pictures=pictures)
     if added is not None:
         site.link_axes(added, site.y)
     site.macs(*site.y.axes, *weight_of(site).axes[1:])
@@ -117,7 +124,13 @@ def _restate_last_group(node: Restated) -> None:
     set_group(node, node.new_size(0, -1) // node.new_size(1, -1))
 
 
-@rule("NhwcConv", domain=MICROSOFT, family="contraction", restate=_restate_last_group)
+@rule(
+    "NhwcConv",
+    domain=MICROSOFT,
+    family="contraction",
+    restate=_restate_last_group,
+    exactness="depends",
+)
 def nhwc_conv(site: Site) -> None:
     """X [N, …, C] * W [M, …, C/group] + B [M] -> Y [N, …, M]."""
     last = site.x.rank - 1
@@ -179,18 +192,30 @@ def skip_layer_normalization(site: Site) -> None:
     _normalised(site, site.y, (0, 3), ends)
 
 
-@rule("EmbedLayerNormalization", domain=MICROSOFT, family="normalisation", exactness="inexact")
+@rule(
+    "EmbedLayerNormalization",
+    "QEmbedLayerNormalization",
+    domain=MICROSOFT,
+    family="normalisation",
+    exactness="inexact",
+)
 def embed_layer_normalization(site: Site) -> None:
-    """Normalises the sum of the embeddings of words, positions and segments."""
+    """Normalises the sum of the embeddings of words, positions and segments; the tables may be
+    quantised, each with one scale and one zero point."""
     ids, y = site.x, site.y
-    tokens = (ids, site.input(1), site.input(7), site.input(8))
+    quantised = site.node.op_type == "QEmbedLayerNormalization"
+    if quantised:
+        site.quantised(2, 3, 4, 5, 6)
+        whole_tensor(site, *site.inputs[8:])
+    given = None if quantised else site.input(8)
+    tokens = (ids, site.input(1), site.input(7), given)
     for operand in tokens:
         if operand is not None:
             align(site, operand, ids)
     for index in (0, 1):
         site.link(ids.axis(index), y.axis(index))
     lengths = site.output(1)
-    if site.input(8) is None or lengths is not None:
+    if given is None or lengths is not None:
         site.pin(ids.axis(1), _COUNTED)
     tables = [(k, 1) for k in (2, 3, 4) if site.input(k) is not None]
     for number, _ in tables:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..control import ScanForm
-from .base import Body, Operand, Site, rule
+from .base import Body, Listed, Operand, Site, rule
 
 _FAMILY = "control flow"
 _COUNTS = "counts iterations"
@@ -25,7 +25,26 @@ def branches(site: Site) -> None:
     reason = "the branches give different sizes, or unknown ones"
     for number, result in enumerate(site.outputs):
         given = [body.outputs[number] for body in site.bodies.values()]
-        _tie(site, reason, [*given, result])
+        tie(site, reason, [*given, result])
+        _tie_branches(site, reason, number)
+
+
+def _tie_branches(site: Site, reason: str, number: int) -> None:
+    """What a branch gives as a sequence is, element by element, what If gives."""
+    given = [body.lists_out[number] for body in site.bodies.values()]
+    result = site.list_out(number)
+    if result is None or any(listed is None for listed in given):
+        site.pin_lists(reason, [*given, result])
+        return
+    for listed in given:
+        assert listed is not None
+        if not result.exact or listed.operands == result.operands:
+            continue
+        if len(listed.operands) != len(result.operands):
+            site.pin_lists(reason, [listed])
+        else:
+            for pair in zip(listed.operands, result.operands, strict=True):
+                tie(site, reason, pair)
 
 
 @rule("Loop", family=_FAMILY, all_outputs=True, enters=True)
@@ -35,8 +54,24 @@ def loop(site: Site) -> None:
     site.pin_all(_COUNTS, (*site.inputs[:2], *body.inputs[:2], body.outputs[0]))
     states = len(site.inputs) - 2
     _tie_states(site, body, range(states), 2, 2, 1)
+    for k in range(states):
+        into, back = body.lists_in[2 + k], body.lists_out[1 + k]
+        _tie_lists(site, site.list_in(2 + k), into, back, site.list_out(k))
     for inner, outer in zip(body.outputs[1 + states :], site.outputs[states:], strict=True):
         _stack(site, inner, outer, 0)
+
+
+def _tie_lists(site: Site, *places: Listed | None) -> None:
+    """A sequence among the states holds the same elements in all places, or copies of them, unless
+    it is not known in one of these."""
+    if any(listed is None for listed in places):
+        site.pin_lists(_CHANGES, places)
+        return
+    for listed in places:
+        assert listed is not None
+        for element, origin in zip(listed.operands, listed.origins, strict=True):
+            if origin is not None:
+                tie(site, _CHANGES, [origin, element])
 
 
 @rule("Scan", family=_FAMILY, all_outputs=True, enters=True)
@@ -72,10 +107,10 @@ def _tie_states(
     for k in states:
         outside = [site.inputs[outer + k], site.outputs[k]]
         inside = [body.inputs[inner + k], body.outputs[back + k]]
-        _tie(site, _CHANGES, [*outside, *inside], [batch, batch, 0, 0])
+        tie(site, _CHANGES, [*outside, *inside], [batch, batch, 0, 0])
 
 
-def _tie(
+def tie(
     site: Site, reason: str, operands: Sequence[Operand | None], skip: Sequence[int] = ()
 ) -> None:
     """Links the axes of operands that are one tensor, but for the first ``skip`` axes of each.

@@ -3,6 +3,11 @@
 A grouped convolution factors its channels as (group, offset within the group). Units form
 either along the group (whole groups go, ``group`` is restated) or along the offset (the same
 offset goes in every group). Depthwise is the case of one input channel per group.
+
+A spatial axis that keeps its size, at stride 1, links through: exactly where the kernel sees one
+position at a time, and else as an axis that the node looks across, since without some positions
+it runs on those left, which become neighbours. Models that convolve over their channels
+(efficient channel attention) have units there.
 """
 
 from __future__ import annotations
@@ -35,14 +40,14 @@ def set_group(node: Restated, group: int) -> None:
         node.set_int("group", group)
 
 
-@rule("Conv", family="contraction", restate=restate_group)
+@rule("Conv", family="contraction", restate=restate_group, exactness="depends")
 def conv(site: Site) -> None:
     """X [N, C, …] * W [M, C/group, …] + B [M] -> Y [N, M, …]."""
     convolution(site, weight_in=1, weight_out=0, followers=[site.input(2)])
     site.macs(*site.y.axes, *weight_of(site).axes[1:])
 
 
-@rule("ConvTranspose", family="contraction", restate=restate_group)
+@rule("ConvTranspose", family="contraction", restate=restate_group, exactness="depends")
 def conv_transpose(site: Site) -> None:
     """X [N, C, …] * W [C, M/group, …] + B [M] -> Y [N, M, …]."""
     convolution(site, weight_in=0, weight_out=1, followers=[site.input(2)])
@@ -56,6 +61,24 @@ def weight_of(site: Site, number: int = 1) -> Operand:
     return weight
 
 
+def _taps(site: Site, number: int, size: int, count: int) -> range:
+    """How far from its own position an output looks along spatial axis ``number`` of ``count``,
+    for a kernel of ``size``; nothing where a stride moves the positions."""
+    stride = (site.integers("strides") or (1,) * count)[number]
+    dilation = (site.integers("dilations") or (1,) * count)[number]
+    reach = dilation * (size - 1)
+    match site.string("auto_pad", "NOTSET"):
+        case "NOTSET":
+            before = (site.integers("pads") or (0,) * count)[number]
+        case "VALID":
+            before = 0
+        case _ if reach % 2:  # which side the odd one goes to differs between operators
+            return range(0)
+        case _:
+            before = reach // 2
+    return range(-before, reach - before + 1, dilation) if stride == 1 else range(0)
+
+
 def convolution(
     site: Site,
     weight_in: int,
@@ -63,17 +86,26 @@ def convolution(
     followers: Sequence[Operand | None],
     weight: int = 1,
     channel: int = 1,
+    pictures: Sequence[int] = (0,),
 ) -> None:
     """``weight_in`` and ``weight_out`` are axes of input number ``weight``, ``channel`` is the axis
-    of X and Y; ``followers`` are vectors with one number for each output channel."""
+    of X and Y; ``followers`` are vectors with one number for each output channel; ``pictures`` are
+    the inputs that have the spatial axes of Y."""
     x, w, y = site.x, weight_of(site, weight), site.y
     vectors = [operand for operand in followers if operand is not None]
     site.link(x.axis(0), y.axis(0))
-    for operand in (x, y):
-        for index in set(range(1, operand.rank)) - {channel}:
-            site.pin(operand.axis(index), _SPATIAL)
-    for index in set(range(w.rank)) - {weight_in, weight_out}:
-        site.pin(w.axis(index), _SPATIAL)
+    spatial = [index for index in range(1, x.rank) if index != channel]
+    kernel = [index for index in range(w.rank) if index not in (weight_in, weight_out)]
+    for number, (index, tap) in enumerate(zip(spatial, kernel, strict=True)):
+        site.pin(w.axis(tap), _SPATIAL)
+        taps = _taps(site, number, w.shape[tap], len(spatial))
+        if 0 in taps and x.shape[index] == y.shape[index] > 1:
+            site.link(x.axis(index), y.axis(index))
+            if any(0 < abs(distance) < x.shape[index] for distance in taps):
+                site.inexact([(picture, index) for picture in pictures], [(0, index)])
+        else:
+            site.pin(x.axis(index), _SPATIAL)
+            site.pin(y.axis(index), _SPATIAL)
     groups = site.integer("group", 1)
     if groups == 1:
         site.contract((0, channel), (weight, weight_in))
@@ -114,7 +146,8 @@ def convolution(
 
     ends = (x.axis(channel), y.axis(channel))
     runs = [*runs_in, *runs_out]
-    alternatives = [Alternative("groups", ends, digits(runs, 0, sizes), by_group)]
+    groupwise = digits(runs, 0, sizes)
+    alternatives = [Alternative("groups", ends, groupwise, by_group, stops=(inside.axis,))]
     if max(sizes[1:]) > 1:
         start = {1: 0, 2: sizes[1]}  # offsets of inputs and outputs are different units
         by_offsets = tuple(
@@ -123,5 +156,7 @@ def convolution(
             if sizes[f] > 1
             for axis, digit in digits(runs, f, sizes)
         )
-        alternatives.append(Alternative("offsets", (), by_offsets, by_offset))
+        alone = [side for f, side in ((1, runs_in), (2, runs_out)) if sizes[f] == 1]
+        stops = tuple(run.axis for side in alone for run in side)
+        alternatives.append(Alternative("offsets", (), by_offsets, by_offset, stops=stops))
     site.choose(*alternatives, otherwise=never)

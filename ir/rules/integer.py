@@ -97,7 +97,7 @@ def _restate_qlinear(node: Restated) -> None:
     set_group(node, node.new_size(0, channel) // node.new_size(3, 1))
 
 
-@rule("ConvInteger", family="quantisation", restate=restate_group)
+@rule("ConvInteger", family="quantisation", restate=restate_group, exactness="depends")
 def conv_integer(site: Site) -> None:
     """X, W and their zero points."""
     whole_tensor(site, site.input(2))
@@ -106,8 +106,14 @@ def conv_integer(site: Site) -> None:
     site.macs(*site.y.axes, *weight_of(site).axes[1:])
 
 
-@rule("QLinearConv", family="quantisation", restate=_restate_qlinear)
-@rule("QLinearConv", family="quantisation", restate=_restate_qlinear, domain=MICROSOFT)
+@rule("QLinearConv", family="quantisation", restate=_restate_qlinear, exactness="depends")
+@rule(
+    "QLinearConv",
+    family="quantisation",
+    restate=_restate_qlinear,
+    domain=MICROSOFT,
+    exactness="depends",
+)
 def qlinear_conv(site: Site) -> None:
     """X, W, each with scale and zero point, scale and zero point of Y, and a bias."""
     whole_tensor(site, *(site.input(k) for k in (1, 2, 6, 7)))

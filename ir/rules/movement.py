@@ -9,6 +9,7 @@ import numpy as np
 
 from .base import Operand, Run, Site, link_factor, positive_axes, rule
 from .indexing import NAMED, RUN_TIME, kept_entries, link_selected, moved
+from .strided import couple_strided, renumber
 
 if TYPE_CHECKING:
     from ..restated import Restated
@@ -39,11 +40,11 @@ def concatenate(site: Site, operands: Sequence[Operand | None]) -> None:
         if operand is None:
             continue
         site.link_axes(operand, y, skip=[axis])
-        _link_stretch(site, operand, y, axis, start)
+        link_stretch(site, operand, y, axis, start)
         start += operand.shape[axis]
 
 
-def _link_stretch(site: Site, part: Operand, whole: Operand, axis: int, start: int) -> None:
+def link_stretch(site: Site, part: Operand, whole: Operand, axis: int, start: int) -> None:
     """Coordinate i of ``part`` is coordinate start + i of ``whole``."""
     index = np.arange(part.shape[axis], dtype=np.int64)
     site.link(part.axis(axis), whole.axis(axis), index, start + index)
@@ -77,7 +78,7 @@ def split(site: Site) -> None:
         if output is None:
             continue
         site.link_axes(output, x, skip=[axis])
-        _link_stretch(site, output, x, axis, start)
+        link_stretch(site, output, x, axis, start)
         start += output.shape[axis]
 
 
@@ -206,6 +207,7 @@ def _restate_gather(node: Restated) -> None:
     axis = node.integer("axis", 0) % node.input_rank(0)
     keep, known = node.keep(0, axis), node.values(1)
     if known is None:
+        renumber(node, axis, node.input_rank(1))
         return
     lists = [node.output_keep(0, axis + index) for index in range(known.ndim - 1)]
     if not all(flags.all() for flags in (keep, *lists)):
@@ -222,9 +224,11 @@ def gather(site: Site) -> None:
         if index != axis:
             target = index if index < axis else index + indices.rank - 1
             site.produce(x.axis(index), y.axis(target))
+    value = site.value(1)
+    if value is None and couple_strided(site, axis):
+        return
     for index in range(indices.rank):
         site.link(indices.axis(index), y.axis(axis + index))
-    value = site.value(1)
     if value is None:
         site.pin(x.axis(axis), RUN_TIME)
         return

@@ -29,17 +29,17 @@ def batch_normalization(site: Site) -> None:
             site.pin(axis, _SPATIAL)
 
 
-@rule("InstanceNormalization", family="normalisation")
+@rule("InstanceNormalization", family="normalisation", exactness="depends")
 def instance_normalization(site: Site) -> None:
-    """Each channel is normalised over its own spatial extent."""
-    x, y = site.x, site.y
-    for index in (0, 1):
-        site.link(x.axis(index), y.axis(index))
+    """Each channel is normalised over its own spatial extent, which holds channels too where a
+    normalisation of groups is written so."""
+    x = site.x
+    site.link_axes(x, site.y)
     for operand in site.inputs[1:]:
         if operand is not None:
             site.link(x.axis(1), operand.axis(0))
-    for axis in (*x.axes[2:], *y.axes[2:]):
-        site.pin(axis, _SPATIAL)
+    for index in range(2, x.rank):
+        site.inexact([(0, index)], [(0, index)])
 
 
 @rule(
