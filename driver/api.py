@@ -190,16 +190,20 @@ def bench(
     progress: Progress | None = None,
 ) -> Bench:
     """Times two models in turns in ONNX Runtime, on calibration data or one random input."""
-    from ..ir.shapes import bind_dims
+    from ..ir.bindings import bind_dims
     from ..runtime.benchmark import benchmark
     from ..runtime.calibration import calibration_feeds
     from ..runtime.inputs import random_feed
     from ..runtime.runnable import runnable
+    from ..runtime.signature import fed_inputs
 
     model = load_model(original)
     context = pass_context(model, dims, calibration, threads=threads, seed=seed)
     binding = bind_dims(model, context.dims)[0]
     with runnable(model, load_model(candidate)) as (reference, other):
+        ours, theirs = (", ".join(i.name for i in fed_inputs(m)) for m in (reference, other))
+        if ours != theirs:
+            raise UsageError(f"two different models: one has the inputs {ours}, one {theirs}")
         if context.calibration is None:
             feeds = [random_feed(reference, binding, seed)]
         else:

@@ -37,7 +37,7 @@ def pass_context(
     progress: Progress | None = None,
 ) -> PassContext:
     """Options shared by all passes; sizes that ``dims`` leaves open come from the calibration."""
-    from ..ir.shapes import symbolic_dims
+    from ..ir.bindings import symbolic_dims
 
     check_threads(threads)
     if seed < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -82,6 +83,8 @@ def _check_writable(path: Path) -> None:
             "it is no plain file": path.exists() and not path.is_file(),
             "its name is too long": len(os.fsencode(path.name)) > 200,
         }
+        if not any(reasons.values()):
+            tempfile.TemporaryFile(dir=folder).close()  # permissions do not say all
     except OSError as error:
         reasons = {str(error.strerror): True}
     for reason, found in reasons.items():

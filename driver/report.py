@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import onnx_ir as oir
 
 from ..ir.errors import DataError, SecateurError
 from ..ir.io import atomic_write, files_digest, memory_digest, model_files
+from .savings import change, groups, layers, totals
 
 if TYPE_CHECKING:
     from ..ir.slices import Slice
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..passes.proof import Points
     from ..passes.prune import Pruning
     from ..runtime.benchmark import Timing
-    from ..runtime.cost import Costs, LayerCost
+    from ..runtime.cost import Costs
     from .api import Bench, PruneResult, Source
     from .origin import Removed
 
@@ -33,8 +33,6 @@ VERSION = 1
 """Version of the report's schema; it changes when a field changes its meaning or goes."""
 
 _PHASES = ("load", "analyse", "allocate", "rewrite", "certify", "time")
-_LAYER_FIELDS = ("macs", "parameters", "weight_bytes", "activation_bytes", "live_bytes")
-
 _LIBRARIES = ("onnx", "onnx-ir", "onnxruntime", "numpy", "scipy", "networkx")
 
 
@@ -89,7 +87,7 @@ def build_report(
         "pruned": pruned,
         "seconds": {phase: round(clock[phase], 6) for phase in _PHASES if phase in clock},
         "passes": _passes(result, timings),
-        "groups": [row for number, p in prunings.items() for row in _groups(number, p)],
+        "groups": [row for number, p in prunings.items() for row in groups(number, p)],
         "blocks": [
             {"pass": number, **block}
             for number, found in enumerate(result.results, start=1)
@@ -100,9 +98,9 @@ def build_report(
             for number, p in prunings.items()
             for name in p.analysis.stored
         ],
-        "layers": _layers(whole.before, whole.after),
-        "totals": {"file_bytes": _change(original["bytes"], pruned["bytes"])}
-        | _totals(whole.before, whole.after, list(prunings.values())),
+        "layers": layers(whole.before, whole.after),
+        "totals": {"file_bytes": change(original["bytes"], pruned["bytes"])}
+        | totals(whole.before, whole.after, list(prunings.values())),
         "certificate": _certificate(result),
         "steps": _steps(result),
         "timing": _timing(result.bench),
@@ -216,83 +214,6 @@ def _warnings(result: PruneResult, prunings: Sequence[Pruning], whole: _Whole) -
     if not whole.removed.complete:
         found.append("'removed' lacks tensors that passes before the pruning made")
     return list(dict.fromkeys(found))
-
-
-def _groups(number: int, pruning: Pruning) -> list[dict[str, Any]]:
-    """Every group of one pruning pass with what it keeps and what it owns."""
-    analysis = pruning.analysis
-    rows = []
-    for group in analysis.groups:
-        gone = int(pruning.removed[group.units].sum())
-        rows.append(
-            {
-                "name": group.name,
-                "pass": number,
-                "units": len(group.units),
-                "kept": len(group.units) - gone,
-                "removed": gone,
-                "exact": group.exact,
-                "weights": [
-                    {"tensor": analysis.owners[a][0], "axis": analysis.owners[a][1]}
-                    for a in group.axes
-                    if analysis.owners[a][0] in analysis.weight_names
-                ],
-            }
-        )
-    return rows
-
-
-def _layers(before: Costs | None, after: Costs | None) -> list[dict[str, Any]]:
-    """Every layer of either model, matched by name, operator and occurrence."""
-    rows = _by_name(before)
-    left = _by_name(after)
-    return [
-        {
-            "name": key[0],
-            "op_type": key[1],
-            **{
-                field: {
-                    "before": getattr(rows.get(key), field, None),
-                    "after": getattr(left.get(key), field, None),
-                }
-                for field in _LAYER_FIELDS
-            },
-        }
-        for key in rows | left
-    ]
-
-
-def _by_name(costs: Costs | None) -> dict[tuple[str, str, int], LayerCost]:
-    seen: Counter[tuple[str, str]] = Counter()
-    rows = {}
-    for layer in costs.layers if costs is not None else ():
-        key = (layer.name, layer.op_type)
-        rows[(*key, seen[key])] = layer
-        seen[key] += 1
-    return rows
-
-
-def _totals(
-    before: Costs | None, after: Costs | None, prunings: Sequence[Pruning]
-) -> dict[str, Any]:
-    fields = ("macs", "parameters", "weight_bytes", "peak_activation_bytes")
-    totals: dict[str, Any] = {}
-    if before is not None and after is not None:
-        totals = {k: _change(getattr(before, k), getattr(after, k)) for k in fields}
-    if prunings:
-        units = prunings[0].analysis.unit_count
-        totals["units"] = _change(units, units - sum(int(p.removed.sum()) for p in prunings))
-    return totals
-
-
-def _change(before: int, after: int) -> dict[str, Any]:
-    """Before, after, and the ratio both ways people state it."""
-    return {
-        "before": before,
-        "after": after,
-        "removed_share": round(1 - after / before, 6) if before else 0.0,
-        "times_smaller": round(before / after, 6) if after else None,
-    }
 
 
 def _timing(bench: Bench | None) -> dict[str, Any] | None:

@@ -102,11 +102,12 @@ def _timing_advice(timing: Mapping[str, Any] | None) -> list[str]:
         return []
     speedup = timing["speedup"]
     if speedup["low"] < 1 < speedup["high"]:
-        return ["the timing is too noisy to tell them apart; try --threads 1 or a larger batch"]
+        steady = "" if timing["threads"] == 1 else "--threads 1 or "
+        return [f"the timing is too noisy to tell them apart; try {steady}a larger batch"]
     if speedup["ratio"] < 1:
         return [
-            "slower than the original here: ONNX Runtime computes convolutions in blocks of 8 or"
-            " 16 channels; try --round-to 8"
+            "slower than the original here: ONNX Runtime computes in blocks of 8 or 16 channels;"
+            " see whether --round-to 8 or 16 helps"
         ]
     return []
 
@@ -245,7 +246,8 @@ def _weights(count: int) -> str:
 def _count(value: float) -> str:
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
-            return f"{value / limit:.3g} {unit}"
+            number = value / limit
+            return f"{number:.3g} {unit}" if abs(number) < 1000 else f"{number:.0f} {unit}"
     return f"{value:.0f}"
 
 

@@ -147,7 +147,8 @@ def _run(current: Pass, model: oir.Model, context: PassContext) -> oir.Model:
 def _prove(
     before: oir.Model, after: oir.Model, points: Points, context: PassContext, **replay: Any
 ) -> Certificate:
-    from ..ir.shapes import Skeleton, bind_dims, infer_bindings
+    from ..ir.bindings import bind_dims
+    from ..ir.shapes import Skeleton, infer_bindings
     from ..runtime.observe import observer
 
     bindings, observe = bind_dims(before, context.dims), observer(before, context.calibration)

@@ -2,12 +2,13 @@
 
 A computed vector of sizes keeps its right entries. Entries that must be static are replaced by
 ``computed * keep + constant``; entries that move with the binding but are off by one factor are
-scaled; a single dynamic entry of a Reshape target that is neither becomes -1.
+scaled; a single dynamic entry of a Reshape target that is neither becomes -1. A right entry stays
+computed even where both bindings give it the same value, if it comes from a size that moves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -25,11 +26,15 @@ class RewriteError(TargetError):
 
 class Patcher:
     """Edits a model. ``values`` maps the names of all its graphs to their values; it is kept up.
-    New constants stand in the main graph, where every subgraph sees them."""
+    ``moves`` flags the elements of a named value that come from moving sizes. New constants stand
+    in the main graph, where every subgraph sees them."""
 
-    def __init__(self, model: oir.Model, values: dict[str, oir.Value]) -> None:
+    def __init__(
+        self, model: oir.Model, values: dict[str, oir.Value], moves: Callable[[str], Array]
+    ) -> None:
         self.graph = model.graph
         self.values = values
+        self._moves = moves
         # Before IR version 4 an initializer is an input of the model as well.
         self._as_nodes = (model.ir_version or 4) < 4
         self._copies: dict[str, int] = {}
@@ -70,7 +75,8 @@ class Patcher:
         old = node.inputs[index]
         dtype = need[0].dtype if given is None else given[0].dtype
         need = [np.asarray(v).astype(dtype) for v in need]
-        if all(np.array_equal(need[0], v) for v in need[1:]):
+        same = all(np.array_equal(need[0], v) for v in need[1:])
+        if same and not self._right_by_chance(old, need[0], given):
             tensor = oir.Tensor(need[0])
             if old is not None and _is_own_constant(old):
                 set_constant(old, tensor)
@@ -82,6 +88,17 @@ class Patcher:
             node.replace_input_with(index, self._patch_entries(node, old, need, given))
         if old is not None:
             self._abandoned.append(old)
+
+    def _right_by_chance(
+        self, old: oir.Value | None, need: Array, given: list[Array] | None
+    ) -> bool:
+        """Whether some entry that is right under both bindings may be another under a third."""
+        if old is None or given is None or constant_tensor(old) is not None:
+            return False
+        if any(v.shape != need.shape for v in given):
+            return False
+        right = np.all([v == need for v in given], axis=0)
+        return bool((right & (self._moves(str(old.name)) != 0)).any())
 
     def correct(self, value: oir.Value, need: list[Array], given: list[Array]) -> None:
         """Makes ``value``, which is not known before the run, ``need`` for all that read it."""

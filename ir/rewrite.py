@@ -42,6 +42,7 @@ from .rules.base import Operand, Site
 from .rules.registry import find_rule
 from .shapes import Array, evaluate
 from .slices import Copy, Slice, cut, sliced
+from .static import Branches
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class _Rewriter:
         self.graph = self.model.graph
         parts = (self.graph, *self.graph.subgraphs())
         self.values = {str(value.name): value for part in parts for value in own_values(part)}
-        self.patcher = Patcher(self.model, self.values)
+        branches = Branches(analysis.skeleton, analysis.facts)
+        self.patcher = Patcher(self.model, self.values, branches.moves)
         self._keeps: dict[int, Flags] = {}
         self._cuts: dict[int, bool] = {}
         self.changed: dict[str, list[Array]] = {}

@@ -21,7 +21,7 @@ import onnx_ir as oir
 
 from .constants import constant_tensor, constants, tensor_shape
 from .control import all_protos, bodies, follow, skeleton_node
-from .errors import ModelError, UsageError
+from .errors import ModelError
 from .flatten import flatten
 from .inference import infer_shapes
 from .lists import Elements, about_lists, infer_lists
@@ -73,63 +73,11 @@ class Facts:
     declared: dict[str, Typed] = field(default_factory=dict)
 
 
-def symbolic_dims(model: oir.Model) -> dict[str, list[tuple[str, int]]]:
-    """Symbolic dimensions of the inputs: name to the (input, axis) pairs that bear it.
-
-    A dimension without a name is called ``<input>.<axis>``.
-    """
-    found: dict[str, list[tuple[str, int]]] = {}
-    for value in model.graph.inputs:
-        if value.is_initializer() or value.shape is None:
-            continue
-        for axis, dim in enumerate(value.shape):
-            if not isinstance(dim, int):
-                name = dim.value if dim.value is not None else f"{value.name}.{axis}"
-                found.setdefault(str(name), []).append((str(value.name), axis))
-    return found
-
-
-def bind_dims(model: oir.Model, dims: Mapping[str, int]) -> list[dict[str, int]]:
-    """Sizes of the symbolic dimensions, and then the same with sizes doubled: all of them, and
-    each alone (`infer_bindings` takes what the model can bear).
-
-    A dimension that is the first axis of some input defaults to 1 (a batch); every other one
-    must be given in ``dims``. Raises UsageError for a missing, unknown or impossible size.
-    """
-    found = symbolic_dims(model)
-    for name, size in dims.items():
-        if name not in found:
-            known = ", ".join(found) or "none"
-            raise UsageError(f"no symbolic dimension is called '{name}' (the model has: {known})")
-        if size < 1:
-            raise UsageError(f"dimension '{name}' needs a positive size, not {size}")
-    binding: dict[str, int] = {}
-    for name, places in found.items():
-        if name in dims:
-            binding[name] = dims[name]
-        elif any(axis == 0 for _, axis in places):
-            binding[name] = 1
-    missing = [name for name in found if name not in binding]
-    if missing:
-        where = "; ".join(
-            f"'{name}': "
-            + ", ".join(f"axis {axis} of input '{value}'" for value, axis in found[name])
-            for name in missing
-        )
-        options = " ".join(f"--dim {name}=SIZE" for name in missing)
-        raise UsageError(f"symbolic dimensions without a size ({where}); pass {options}")
-    if not binding:
-        return [{}]
-    alone = [{**binding, name: 2 * size} for name, size in binding.items()]
-    doubled = {name: 2 * size for name, size in binding.items()}
-    return [binding, doubled, *(alone if len(alone) > 1 else [])]
-
-
 def infer_bindings(
     skeleton: Skeleton, bindings: Sequence[Mapping[str, int]], observe: Observer | None = None
 ) -> list[Facts]:
     """Facts under the first binding, and under a second that moves as many dimensions as the
-    model can bear: what `bind_dims` returned goes in.
+    model can bear: what `bindings.bind_dims` returned goes in.
 
     A dimension that cannot take another size (a position table fixes it, say) counts as static.
     Sizes that control flow or the data leave open differ between the two as well.

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import onnx_ir as oir
 
+from ..ir.bindings import bind_dims
 from ..ir.flatten import flatten
 from ..ir.masks import Compaction, Mask
-from ..ir.shapes import Facts, bind_dims
+from ..ir.shapes import Facts
 from .base import PassContext
 
 if TYPE_CHECKING:

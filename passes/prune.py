@@ -139,7 +139,8 @@ class Prune(Pass):
             operand = analysis.operands.get(name)  # None: its uses differ, and others decide
             if operand is None:
                 continue
-            if not 0 <= index < operand.rank or max(indices, default=0) >= operand.shape[index]:
+            size = operand.shape[index] if 0 <= index < operand.rank else 0
+            if not all(0 <= k < size for k in indices):
                 raise UsageError(f"'{name}' has no such slices")
             units = analysis.units_of(operand.axis(index))
             chosen = np.array([-1]) if units is None else units[list(indices)]

@@ -1,8 +1,8 @@
 """Paired timing of models: interleaved runs, medians, quartiles, and how sure a ratio is.
 
 Models take turns on the same feed, and the order is reversed every round, so that frequency
-changes and other load hit all of them alike. A speed-up is the ratio of the medians; its spread
-comes from the ratios within each round.
+changes and other load hit all of them alike. A speed-up is the median of the ratios within each
+round; its spread are their quartiles.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Timing:
 
 @dataclass(frozen=True)
 class Speedup:
-    """``ratio`` of the medians (above 1: the candidate is faster), and the lower and upper
-    quartile of the ratios of paired runs."""
+    """The median ``ratio`` of paired runs (above 1: the candidate is faster), and the lower and
+    upper quartile."""
 
     ratio: float
     low: float
@@ -59,8 +59,8 @@ class Speedup:
         if reference.runs != candidate.runs:
             raise UsageError("a speed-up needs timings of the same benchmark")
         pairs = np.asarray(reference.samples) / np.asarray(candidate.samples)
-        low, high = (float(q) for q in np.percentile(pairs, (25, 75)))
-        return cls(reference.p50 / candidate.p50, low, high)
+        low, median, high = (float(q) for q in np.percentile(pairs, (25, 50, 75)))
+        return cls(median, low, high)
 
 
 def benchmark(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,18 +142,23 @@ def _read(path: Path, names: set[str]) -> dict[str, Array]:
             return {name: data[name] for name in names}
     except DataError:
         raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from None
     except Exception as error:  # whatever zipfile, zlib and numpy say to a malformed file
         raise DataError(f"{path}: not a readable .npz file: {one_line(error)}") from None
 
 
-def _check_names(found: Iterable[str], names: set[str], label: str) -> None:
+def _check_names(found: Collection[str], names: set[str], label: str) -> None:
     wrong = sorted(names.symmetric_difference(found))
     missing = [name for name in wrong if name in names]
     if missing:
-        raise DataError(f"{label}: no array for input {missing[0]!r}")
+        there = ", ".join(sorted(found)) or "none"
+        raise DataError(f"{label}: no array for input {missing[0]!r} (arrays: {there})")
     if wrong:
         inputs = ", ".join(sorted(names))
-        raise DataError(f"{label}: array {wrong[0]!r} is no input (inputs: {inputs})")
+        raise DataError(
+            f"{label}: array {wrong[0]!r} is no input (inputs: {inputs}); rename it or leave it out"
+        )
 
 
 def _check_header(stream: Any, size: int) -> None:

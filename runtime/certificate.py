@@ -71,9 +71,10 @@ class Certificate:
         data = " and calibration data" if self.calibrated else ""
         verdict = "equals" if self.ok else "DIFFERS from"
         held = " with discrete choices held" if self.kind == "held" else ""
+        sizes = "1 size" if len(self.bindings) == 1 else f"{len(self.bindings)} sizes"
         return (
             f"{verdict} the masked original{held}: {labels} runs ({len(self.seeds)} seeds at "
-            f"{len(self.bindings)} sizes{data}), relative error {self.worst:.2g}, "
+            f"{sizes}{data}), relative error {self.worst:.2g}, "
             f"allowed {self.tolerance:.2g}"
         )
 

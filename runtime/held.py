@@ -194,31 +194,26 @@ def _kept(choice: Choice, pairs: Mapping[int, Sequence[tuple[Array, Array]]]) ->
     They are found by a few random projections of what they hold on all feeds.
     """
     smaller = {k: entry for k, entry in pairs.items() if entry[0][0].shape != entry[0][1].shape}
-    places = set[tuple[int, int]]()
+    places = set[tuple[int, int, int]]()
     for entry in smaller.values():
         for a, b in entry:
             if a.ndim != b.ndim:
                 return None
             odd = [k - a.ndim for k in range(a.ndim) if a.shape[k] != b.shape[k]]
-            places.update((axis, b.shape[axis]) for axis in odd)
+            places.update((axis, a.shape[axis], b.shape[axis]) for axis in odd)
             if len(odd) != 1 or not is_float(a):
                 return None
     if len(places) != 1 or not choice.elementwise:
         return None
-    ((axis, _),) = places
+    ((axis, _, _),) = places
     from scipy.spatial import cKDTree
 
     rng, projections = np.random.default_rng(0), list[tuple[Array, Array]]()
     for a, b in (pair for entry in smaller.values() for pair in entry):
-        rows = [
-            np.nan_to_num(
-                np.moveaxis(wide(v), axis, 0).reshape(v.shape[axis], -1), posinf=1, neginf=-1
-            )
-            for v in (a, b)
-        ]
-        base = rng.standard_normal((rows[0].shape[1], _PROJECTIONS))
-        projections.append((rows[0] @ base, rows[1] @ base))
-    ours, theirs = (np.concatenate(part, 1) for part in zip(*projections, strict=True))
+        full, part = _rows(a, axis), _rows(b, axis)
+        base = rng.standard_normal((full.shape[1], _PROJECTIONS))
+        projections.append((full @ base, part @ base))
+    ours, theirs = (np.concatenate(entry, 1) for entry in zip(*projections, strict=True))
     indices = np.asarray(cKDTree(ours).query(theirs)[1])
     return Kept(axis, tuple(indices.tolist()), frozenset(smaller))
 

@@ -21,10 +21,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..ir.errors import ModelError
 from ..ir.masks import Compaction, Mask
+from ..ir.protos import Body, inner_graphs
 from .signature import Types, value_types
 from .zero_points import ZERO_POINTS, zero_shape
 
-Scope: TypeAlias = "onnx.GraphProto | onnx.FunctionProto"
 Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 # Element types that ONNX Runtime multiplies on the CPU, and the first opset that has them.
@@ -166,6 +166,14 @@ class _Known:
             raise ModelError(f"{name!r} has {len(shape)} axes: axis {axis} cannot be masked")
         return element, len(shape), axis % len(shape)
 
+    def of_size(self, name: str, axis: int, size: int) -> int:
+        """``axis`` counted from the front. Raises ModelError unless this may be its size."""
+        _, _, axis = self.axis(name, axis)
+        found = self.type(name)[1][axis]
+        if size < 1 or (isinstance(found, int) and found != size):
+            raise ModelError(f"axis {axis} of {name!r} is {found}, not {size}: cannot compact it")
+        return axis
+
 
 def _plans(masks: Iterable[Mask], compactions: Iterable[Compaction]) -> dict[str, _Plan]:
     plans: dict[str, _Plan] = {}
@@ -185,25 +193,17 @@ def _plans(masks: Iterable[Mask], compactions: Iterable[Compaction]) -> dict[str
 
 def scopes(
     model: onnx.ModelProto, graph: bool = True, functions: bool = True
-) -> Iterator[tuple[Scope, Any]]:
+) -> Iterator[tuple[Body, Any]]:
     """Every graph, subgraph and function body with the opset imports that hold in it."""
-
-    def walk(scope: Scope, imports: Any) -> Iterator[tuple[Scope, Any]]:
-        yield scope, imports
-        for node in scope.node:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    yield from walk(attribute.g, imports)
-                for inner in attribute.graphs:
-                    yield from walk(inner, imports)
-
-    if graph:
-        yield from walk(model.graph, model.opset_import)
-    for function in model.functions if functions else ():
-        yield from walk(function, function.opset_import)
+    roots: list[tuple[Body, Any]] = [(model.graph, model.opset_import)] if graph else []
+    roots += [(function, function.opset_import) for function in model.functions if functions]
+    for root, imports in roots:
+        yield root, imports
+        for inner in inner_graphs(root):
+            yield inner, imports
 
 
-def _names(scope: Scope) -> Iterator[str]:
+def _names(scope: Body) -> Iterator[str]:
     for node in scope.node:
         yield node.name
         yield from node.input
@@ -223,7 +223,7 @@ def _opset(imports: Any) -> int:
 
 
 def _edit(
-    scope: Scope,
+    scope: Body,
     imports: Any,
     plans: Mapping[str, _Plan],
     known: _Known,
@@ -285,6 +285,7 @@ def _feed(node: onnx.NodeProto, plan: _Plan, known: _Known, emit: _Emitter) -> N
         node.input[number] = emit.zero(node.input[number], element, keep, fill)
     for (number, axis), (size, indices) in plan.gathers.items():
         name = _operand(node, originals, number)
+        axis = known.of_size(name, axis, size)
         kept = np.flatnonzero(keep_flags(indices, size, name))
         if kept.size == 0:
             raise ModelError(f"a compaction removes every coordinate of {name!r}")
@@ -311,7 +312,8 @@ def _restore(node: onnx.NodeProto, plan: _Plan, known: _Known, emit: _Emitter) -
         for (output, axis), (size, indices) in plan.scatters.items():
             if output != number:
                 continue
-            element, rank, axis = known.axis(name, axis)
+            axis = known.of_size(name, axis, size)
+            element, rank, _ = known.axis(name, axis)
             keep = keep_flags(indices, size, name)
             # Removed places borrow coordinate 0 and are zeroed afterwards.
             source = np.where(keep, np.cumsum(keep) - 1, 0).astype(np.int64)

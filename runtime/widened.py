@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ..ir.protos import model_bodies
 from .session import Array, Feed
 
 BFLOAT16 = frozenset([TensorProto.BFLOAT16])
@@ -27,7 +28,7 @@ _TYPE_ATTRIBUTES = frozenset(["to", "dtype", "output_dtype", "stash_type", "soft
 
 def uses(model: onnx.ModelProto, kinds: Collection[int]) -> bool:
     """Whether any tensor, declared type or type attribute of the model is one of these."""
-    for body in _bodies(model):
+    for body in model_bodies(model):
         if isinstance(body, onnx.GraphProto):
             if any(tensor.data_type in kinds for tensor in body.initializer):
                 return True
@@ -52,7 +53,7 @@ def widened(model: onnx.ModelProto, kinds: Collection[int] = BFLOAT16) -> onnx.M
     """A copy with float32 in place of ``kinds`` everywhere; their external data is read."""
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
-    for body in _bodies(wide):
+    for body in model_bodies(wide):
         if isinstance(body, onnx.GraphProto):
             for tensor in body.initializer:
                 _widen(tensor, kinds)
@@ -102,15 +103,3 @@ def _tensor_types(kind: onnx.TypeProto) -> Iterator[Any]:
         yield from _tensor_types(getattr(kind, which).elem_type)
     elif which == "map_type":
         yield from _tensor_types(kind.map_type.value_type)
-
-
-def _bodies(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    """The main graph, the functions, and all subgraphs."""
-    stack: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
-    while stack:
-        body = stack.pop()
-        yield body
-        for node in body.node:
-            for attribute in node.attribute:
-                stack += [attribute.g] if attribute.HasField("g") else []
-                stack += attribute.graphs

@@ -9,7 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..ir.errors import ModelError
-from .masked import Scope, keep_flags, scopes
+from ..ir.protos import Body
+from .masked import keep_flags, scopes
 from .zero_points import ZERO_POINTS, zero_shape
 
 _INDICES = (TensorProto.INT64, TensorProto.BOOL)
@@ -59,7 +60,7 @@ def _points(
     return found
 
 
-def _stored(scope: Scope) -> Iterator[tuple[str, TensorProto]]:
+def _stored(scope: Body) -> Iterator[tuple[str, TensorProto]]:
     if isinstance(scope, onnx.GraphProto):
         yield from ((tensor.name, tensor) for tensor in scope.initializer)
     for node in scope.node:

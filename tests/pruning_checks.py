@@ -17,8 +17,11 @@ from secateur.ir.analysis import Analysis
 from secateur.ir.coupling import Flags
 from secateur.ir.flatten import flatten
 from secateur.ir.io import load_model, to_proto
+from secateur.ir.reference import reference_points
 from secateur.ir.rewrite import Rewritten
 from secateur.ir.units import Group
+from secateur.passes.proof import facts_types
+from secateur.runtime.certificate import Certificate, certify
 
 from .graph_builder import is_nested, subgraphs
 from .graphs import GRAPHS, INFO, Array, feeds
@@ -55,6 +58,20 @@ def at_random(found: Analysis, ratio: float, seed: int, inexact: bool = False) -
         gone = min(max(round(count * ratio), 1), count - 1)
         removed[rng.choice(group.units, gone, replace=False)] = True
     return removed
+
+
+def certified(found: Analysis, pruned: onnx.ModelProto, removed: Flags) -> Certificate:
+    """The certificate of a pruned model, held to the original without the units ``removed``."""
+    masks, compactions = reference_points(found, removed)
+    return certify(
+        to_proto(found.model),
+        pruned,
+        masks,
+        compactions,
+        bindings=[facts.binding for facts in found.facts],
+        types=facts_types(found.facts),
+        threads=1,
+    )
 
 
 def run(model: onnx.ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:

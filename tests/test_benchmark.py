@@ -60,10 +60,10 @@ def test_the_longest_time_ends_a_benchmark(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_quartiles_and_ratio() -> None:
-    slow, fast = Timing.of([4.0, 8.0, 6.0]), Timing.of([1.0, 4.0, 2.0])
+    slow, fast = Timing.of([4.0, 8.0, 6.0]), Timing.of([1.0, 2.0, 3.0])
     assert (slow.p25, slow.p50, slow.p75, slow.iqr) == (5.0, 6.0, 7.0, 2.0)
     speedup = Speedup.of(slow, fast)
-    assert speedup == Speedup(ratio=3.0, low=2.5, high=3.5)  # pairs: 4, 2, 3
+    assert speedup == Speedup(ratio=4.0, low=3.0, high=4.0)  # pairs: 4, 4, 2
 
 
 def test_errors() -> None:

@@ -25,6 +25,13 @@ def verdict(plan: secateur.Plan, proto: onnx.ModelProto, rewritten: Rewritten) -
     return secateur.certify(plan, wrong, threads=1).ok
 
 
+def halved(name: str) -> tuple[secateur.Plan, Rewritten]:
+    """A pruning of half the units, at random."""
+    found = analysis(name)
+    plan = secateur.Plan(found, at_random(found, 0.5, 0))
+    return plan, secateur.rewrite(plan)
+
+
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_swapped_channels_are_noticed(name: str) -> None:
     """The kept channels of one producing weight move on by one; nothing else follows."""
@@ -56,9 +63,7 @@ def test_other_channels_than_planned_are_noticed(name: str) -> None:
 @pytest.mark.parametrize("name", ["option_a", "inception", "swiglu_fused", "qdq", "gemm_forms"])
 def test_one_wrong_channel_is_noticed(name: str) -> None:
     """Of one producing weight another channel was kept than of all that is coupled with it."""
-    found = analysis(name)
-    plan = secateur.Plan(found, at_random(found, 0.5, 0))
-    rewritten = secateur.rewrite(plan)
+    plan, rewritten = halved(name)
     proto, original = to_proto(rewritten.model), constants(GRAPHS[name]())
     cut = next(s for s in rewritten.slices if s.role == "producer")
     others = [s for s in rewritten.slices if s.tensor == cut.tensor]
@@ -89,9 +94,7 @@ SIZES: list[tuple[str, str, Callable[[Shape], Shape]]] = [
 @pytest.mark.parametrize(("name", "tensor", "change"), SIZES, ids=[n for n, _, _ in SIZES])
 def test_a_wrong_size_is_noticed(name: str, tensor: str, change: Callable[[Shape], Shape]) -> None:
     """Two entries of a restated list trade places; the model still runs, its outputs fit."""
-    found = analysis(name)
-    plan = secateur.Plan(found, at_random(found, 0.5, 0))
-    rewritten = secateur.rewrite(plan)
+    plan, rewritten = halved(name)
     proto = to_proto(rewritten.model)
     used = {i for node in proto.graph.node for i in node.input}
     restated = [t for n, t in constants(proto).items() if n in used and n.startswith(tensor)]
@@ -110,9 +113,7 @@ def test_a_wrong_size_is_noticed(name: str, tensor: str, change: Callable[[Shape
 def test_a_pruned_number_is_noticed() -> None:
     """Attention divides by the square root of the width before pruning, 16, and not of 8."""
     name = "single_head_computed_scale"
-    found = analysis(name)
-    plan = secateur.Plan(found, at_random(found, 0.5, 0))
-    rewritten = secateur.rewrite(plan)
+    plan, rewritten = halved(name)
     proto = to_proto(rewritten.model)
     divisor = next(n.input[1] for n in proto.graph.node if n.op_type == "Div")
     held = constants(proto)[divisor]
@@ -123,9 +124,7 @@ def test_a_pruned_number_is_noticed() -> None:
 
 def test_a_model_that_no_longer_runs_is_an_error() -> None:
     name = "grouped_conv"
-    found = analysis(name)
-    plan = secateur.Plan(found, at_random(found, 0.5, 0))
-    rewritten = secateur.rewrite(plan)
+    plan, rewritten = halved(name)
     proto = to_proto(rewritten.model)
     conv = next(n for n in proto.graph.node if any(a.name == "group" for a in n.attribute))
     group = next(a for a in conv.attribute if a.name == "group")

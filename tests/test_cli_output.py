@@ -129,5 +129,9 @@ def test_names_that_the_terminal_cannot_show() -> None:
 def test_advice_on_timings(low: float, ratio: float, high: float, words: str) -> None:
     from secateur.driver.terminal import _timing_advice
 
-    advice = _timing_advice({"speedup": {"low": low, "ratio": ratio, "high": high}})
+    timing = {"threads": 1, "speedup": {"low": low, "ratio": ratio, "high": high}}
+    advice = _timing_advice(timing)
     assert any(words in line for line in advice) if words else not advice
+    assert not any("--threads 1" in line for line in advice), "as it was"
+    if words == "too noisy":
+        assert "--threads 1" in _timing_advice(timing | {"threads": 0})[0]

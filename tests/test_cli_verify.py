@@ -77,12 +77,16 @@ def test_verify_refuses_steps_that_were_changed(pipeline: str) -> None:
             free = [i for i in range(max(cut["indices"]) + 2) if i not in cut["indices"]]
             cut["indices"].append(free[0])
 
+    def slices_at(index: int) -> Callable[[Any], object]:
+        return lambda steps: steps[-1]["removed"][0].update(indices=[index])
+
     refused(lambda steps: steps.clear(), 6, "does not say what pass 1")
     refused(lambda steps: steps[-1]["masks"].pop(0), 5, "certificate failed")
     refused(other, 5, "certificate failed")
     refused(more, 5, "")
     refused(lambda steps: steps[-1]["removed"].clear(), 5, "certificate failed")
-    refused(lambda steps: steps[-1]["removed"][0].update(indices=[10**6]), 6, "no such slices")
+    for index in (10**6, -(10**6), -1):
+        refused(slices_at(index), 6, "no such slices")
     refused(lambda steps: steps[0].pop("masks"), 6, "proved again")
     if pipeline == BLOCKS_FIRST:
         refused(lambda steps: steps[0]["masks"][0].update(output="elsewhere"), 6, "elsewhere")
@@ -169,3 +173,7 @@ def test_verify_refuses_a_report_that_was_changed() -> None:
         ("removed", 0, "indices", 0): 10**30,
     }.items():
         verify(changed(*path, value=value), 6 if path[-1] != 0 else 5)
+    compaction = {"output": masks[0]["output"], "inputs": [[0, 1]], "outputs": [], "indices": [0]}
+    for size in (10**13, -3, 0):
+        path = ("certificate", "compactions")
+        assert "cannot compact" in verify(changed(*path, value=[compaction | {"size": size}]), 5)

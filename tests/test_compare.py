@@ -174,3 +174,18 @@ def test_what_counts_as_quantised() -> None:
     assert is_quantised(one("DequantizeLinear")), "optimisation may round what it multiplies"
     assert not rounds(one("DequantizeLinear"))
     assert not rounds(one("MatMulNBits<accuracy_level = 1>"))
+
+
+@pytest.mark.parametrize("output", ["q", "s"])
+def test_what_a_branch_gives_is_read(output: str) -> None:
+    body = "q, s, z = DynamicQuantizeLinear(x)"
+    kind = "uint8" if output == "q" else "float"
+    model = parse(
+        f"""g (float[4] x, bool c) => ({kind}[N] y) {{
+            y = If (c) <
+                then_branch = a () => ({kind}[N] {output}) {{ {body} }},
+                else_branch = b () => ({kind}[N] {output}) {{ {body} }}
+            > }}""",
+        {},
+    )
+    assert rounds(model) == (output == "q")

@@ -130,6 +130,13 @@ def test_a_folder_that_is_read_only(fails: Fails, monkeypatch: pytest.MonkeyPatc
     assert "the folder . is not writable" in fails(2, *HALF)
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder that takes no files")
+def test_a_folder_that_takes_no_files(fails: Fails) -> None:
+    """Known before the work: no model is written without the report that was asked for."""
+    assert "cannot write /proc/r.json" in fails(2, *HALF, "--report", "/proc/r.json")
+    assert not Path("o.onnx").exists()
+
+
 def test_a_disk_that_is_full(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

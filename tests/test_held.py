@@ -190,6 +190,34 @@ def test_a_damaged_parameter_of_a_choice_is_noticed(choice: str, name: str, valu
     assert not certified(plan, rewritten, proto).ok
 
 
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("factor", [1, 1 - 1e-6, np.inf])
+def test_a_filler_hides_no_damage(added: bool, factor: float) -> None:
+    """Where all scores are taken, the best values hold the fillers, too: much larger numbers."""
+    proto = model("TopK, filled")
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    put(tensors["k"], np.array([48]))
+    if added:
+        where = next(node for node in proto.graph.node if node.op_type == "Where")
+        where.CopyFrom(helper.make_node("Add", ["s", "lowest"], ["f"]))
+        put(tensors["lowest"], np.where(np.arange(48) % 9, 0, -1e4).astype(np.float32))
+    plan = secateur.plan(secateur.analyze(proto), ratio=0.3)
+    rewritten = secateur.rewrite(plan)
+    assert secateur.certify(plan, rewritten, threads=1).kind == "held"
+    wrong = to_proto(rewritten.model)
+    tensors = {tensor.name: tensor for tensor in wrong.graph.initializer}
+    weight, filler = (numpy_helper.to_array(tensors[name]).copy() for name in ("w3", "lowest"))
+    weight[2] += 0.01
+    put(tensors["w3"], weight)
+    filler[filler < 0] *= np.float32(factor)
+    put(tensors["lowest"], filler)
+    assert not certified(plan, rewritten, wrong).ok
+
+
+def put(tensor: onnx.TensorProto, array: Array) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
 def test_clear_choices_are_not_held() -> None:
     proto = model("TopK")
     proto.graph.node[3].input[1] = proto.graph.node[4].input[1] = "w5"

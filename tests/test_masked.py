@@ -289,13 +289,15 @@ def test_group_normalisation_keeps_its_groups_consistent(removed: tuple[int, ...
         (Compaction("y", ((0, 1),), ((0, 1),), (0, 1, 2), 3), "every coordinate"),
         (Compaction("y", ((0, 1),), ((1, 1),), (0,), 3), "output 1"),
         (Compaction("y", ((0, 1),), (), (7,), 3), "coordinates"),
+        (Compaction("y", ((0, 1),), (), (0,), 10**13), "is 3, not 10000000000000"),
+        (Compaction("y", (), ((0, 1),), (0,), -3), "is 3, not -3"),
     ],
 )
 def test_compactions_that_do_not_fit(compaction: Compaction, message: str) -> None:
     model = parse("g (float[N, 3] x) => (float[N, 3] y) { y = Softmax(x) }")
     with pytest.raises(ModelError, match=message):
         masked_model(model, [], [compaction])
-    other = Compaction("y", compaction.inputs, (), (0,), 5)
+    other = Compaction("y", compaction.inputs, compaction.outputs, (0,), 5)
     with pytest.raises(ModelError, match="disagree"):
         masked_model(model, [], [compaction, other])
 

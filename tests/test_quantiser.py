@@ -15,14 +15,13 @@ import secateur
 from secateur.ir.io import to_proto
 from secateur.ir.reference import reference_points
 from secateur.passes.proof import facts_types
-from secateur.runtime.certificate import certify
 from secateur.runtime.compare import CAP, is_quantised, rounds
 from secateur.runtime.masked import masked_model
 from secateur.runtime.session import make_session, run
 from secateur.runtime.unrounded import unrounded
 
 from .graph_builder import feeds
-from .pruning_checks import at_random, prunable
+from .pruning_checks import at_random, certified, prunable
 from .quantiser_models import MODES, convolutions, embedding, perceptron, quantised, recurrent
 
 INTEGERS = {
@@ -106,18 +105,7 @@ def test_a_unit_too_many_is_seen(mode: str, seed: int) -> None:
     wrong = plan.removed.copy()
     for group in prunable(plan.analysis):  # a single one may be dead on these inputs
         wrong[np.random.default_rng(seed).choice(group.units[wrong[group.units]])] = False
-    masks, compactions = reference_points(plan.analysis, wrong)
-    facts = plan.analysis.facts
-    certificate = certify(
-        quantised(mode),
-        to_proto(rewritten.model),
-        masks,
-        compactions,
-        bindings=[f.binding for f in facts],
-        types=facts_types(facts),
-        threads=1,
-    )
-    assert not certificate.ok
+    assert not certified(plan.analysis, to_proto(rewritten.model), wrong).ok
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -259,8 +259,7 @@ def test_certificate_and_timing(digits: Report) -> None:
         assert entry["p25_ms"] <= entry["p50_ms"] <= entry["p75_ms"]
         assert entry["iqr_ms"] == pytest.approx(entry["p75_ms"] - entry["p25_ms"])
     speedup = timing["speedup"]
-    medians = [timing[k]["p50_ms"] for k in ("original", "pruned")]
-    assert speedup["ratio"] == pytest.approx(medians[0] / medians[1])
+    assert 0 < speedup["low"] <= speedup["ratio"] <= speedup["high"]
 
 
 def test_warnings_name_operators_without_a_rule() -> None:

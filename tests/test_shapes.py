@@ -13,8 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import secateur
+from secateur.ir.bindings import bind_dims, symbolic_dims
 from secateur.ir.errors import ModelError, UsageError
-from secateur.ir.shapes import SMALL, Skeleton, bind_dims, evaluate, symbolic_dims
+from secateur.ir.shapes import SMALL, Skeleton, evaluate
 from secateur.runtime.observe import observer
 
 from .graph_builder import all_nodes, is_nested

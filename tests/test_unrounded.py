@@ -7,15 +7,13 @@ import onnx
 import pytest
 
 from secateur.ir.io import load_model, to_proto
-from secateur.ir.reference import reference_points
 from secateur.passes.base import PassContext
-from secateur.passes.proof import facts_types
 from secateur.passes.prune import Prune
-from secateur.runtime.certificate import certify
 from secateur.runtime.session import make_session, run
 from secateur.runtime.unrounded import unrounded
 
 from .graphs import GRAPHS, feeds
+from .pruning_checks import certified
 
 
 def test_the_pairs_are_gone_and_the_function_is_close() -> None:
@@ -37,14 +35,4 @@ def test_a_unit_too_many_is_seen(seed: int) -> None:
     pruning = result.details["pruning"]
     wrong = pruning.removed.copy()
     wrong[np.random.default_rng(seed).choice(np.flatnonzero(wrong))] = False
-    masks, compactions = reference_points(pruning.analysis, wrong)
-    facts = pruning.analysis.facts
-    certificate = certify(
-        to_proto(model),
-        to_proto(result.model),
-        masks,
-        compactions,
-        bindings=[f.binding for f in facts],
-        types=facts_types(facts),
-    )
-    assert not certificate.ok
+    assert not certified(pruning.analysis, to_proto(result.model), wrong).ok

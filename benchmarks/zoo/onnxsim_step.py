@@ -85,8 +85,8 @@ def same_interface(original: Path, pruned: Path, dims: dict[str, int]) -> bool:
     import onnx
     import onnxruntime as ort
 
+    from secateur.ir.bindings import bind_dims
     from secateur.ir.io import load_model
-    from secateur.ir.shapes import bind_dims
     from secateur.runtime.inputs import random_feed
 
     model = onnx.load(original, load_external_data=False)

@@ -27,6 +27,7 @@ from . import (  # noqa: F401  (each import registers its rules)
     reshape,
     sampling,
     sequence,
+    slicing,
     source,
     state,
     text,

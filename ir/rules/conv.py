@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..coupling import Alternative
-from .base import Operand, Run, Site, digits, link_factor, rule
+from .base import Operand, Site, rule
+from .factors import Run, digits, link_factor
 
 if TYPE_CHECKING:
     from ..restated import Restated
@@ -63,7 +64,10 @@ def weight_of(site: Site, number: int = 1) -> Operand:
 
 def _taps(site: Site, number: int, size: int, count: int) -> range:
     """How far from its own position an output looks along spatial axis ``number`` of ``count``,
-    for a kernel of ``size``; nothing where a stride moves the positions."""
+    for a kernel of ``size``; nothing where a stride moves the positions, or where the node states
+    the sizes of its output."""
+    if site.integers("output_shape") is not None:
+        return range(0)
     stride = (site.integers("strides") or (1,) * count)[number]
     dilation = (site.integers("dilations") or (1,) * count)[number]
     reach = dilation * (size - 1)

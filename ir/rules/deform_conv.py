@@ -12,7 +12,8 @@ import math
 from typing import TYPE_CHECKING
 
 from ..coupling import Alternative
-from .base import Run, Site, digits, link_factor, rule
+from .base import Site, rule
+from .factors import Run, digits, link_factor
 
 if TYPE_CHECKING:
     from ..restated import Restated

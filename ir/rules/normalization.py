@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..coupling import Alternative
-from .base import Run, Site, digits, link_factor, positive_axes, rule
+from .base import Site, positive_axes, rule
+from .factors import Run, digits, link_factor
 
 if TYPE_CHECKING:
     from ..restated import Restated

@@ -106,7 +106,12 @@ def _resized(site: Site) -> set[int]:
         return set(axes) if together else set()
     attribute = site.node.attributes.get("scales")
     number = 1 if site.opset < 11 or site.node.op_type == "Upsample" else 2
-    scales = site.value(number) if attribute is None else np.array(attribute.as_floats())
+    scales = site.values(number) if attribute is None else [np.array(attribute.as_floats())]
     if scales is None:
         return set(axes)
-    return {axis for axis, scale in zip(axes, scales.reshape(-1), strict=True) if scale != 1}
+    return {
+        axis
+        for scale in scales
+        for axis, factor in zip(axes, scale.reshape(-1), strict=True)
+        if factor != 1
+    }

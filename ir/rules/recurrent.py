@@ -23,7 +23,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .base import Run, Site, link_factor, rule
+from .base import Site, rule
+from .factors import Run, link_factor
 from .quantization import MICROSOFT
 
 if TYPE_CHECKING:

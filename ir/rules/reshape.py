@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..coupling import Alternative, Layout
-from .base import Operand, Run, Site, positive_axes, rule
+from .base import Operand, Site, positive_axes, rule
+from .factors import Run
 
 if TYPE_CHECKING:
     from ..restated import Restated

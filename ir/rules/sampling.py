@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .base import Run, Site, link_factor, rule
+from .base import Site, rule
+from .factors import Run, link_factor
 
 if TYPE_CHECKING:
     from ..restated import Restated
