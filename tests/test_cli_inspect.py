@@ -54,8 +54,7 @@ def test_bench() -> None:
         assert row["macs"] == macs(path)
         assert row["runs"] >= 5
         assert 0 < row["p25_ms"] <= row["p50_ms"] <= row["p75_ms"]
-    medians = [data[name]["p50_ms"] for name in ("original", "pruned")]
-    assert data["speedup"]["ratio"] == pytest.approx(medians[0] / medians[1])
+    assert 0 < data["speedup"]["low"] <= data["speedup"]["ratio"] <= data["speedup"]["high"]
     assert data["macs_ratio"] == pytest.approx(macs("m.onnx") / macs("o.onnx"))
     text = invoke(
         *("bench", "m.onnx", "o.onnx", *few, "--calibration", str(CALIBRATION), "--dim", "batch=8")
