@@ -197,7 +197,8 @@ def cells(text: str, model: str) -> list[str]:
 
 
 def test_the_table_marks_what_peers_do_better() -> None:
-    text = report.table(ROWS)
+    text = report.table(ROWS, "Other work went on.")
+    assert "\n\nOther work went on.\n\n## Summary" in text
     assert cells(text, "behind") == [
         "behind",
         "3+1",

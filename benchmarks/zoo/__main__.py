@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="print the names of the cases, and stop")
     add("--no-run", action="store_true", help="only report what is there")
     add("--table", type=Path, metavar="FILE", help="write the table")
+    add("--note", default="", metavar="TEXT", help="what the reader of the table should know")
     add("--gaps", action="store_true", help="print what peers do better")
     add("--summary", action="store_true", help="print counts per family")
     add("--failures", action="store_true", help="print failures by cause")
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if asked:
             print(text(rows))
     if given.table:
-        given.table.write_text(report.table(rows))
+        given.table.write_text(report.table(rows, given.note))
 
 
 def say(line: str) -> None:

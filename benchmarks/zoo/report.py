@@ -125,9 +125,10 @@ model computes what the original does with the removed units at zero.
   than Secateur with all groups. A dash: does not apply."""
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The whole page: versions, a summary, one table per family, failures."""
-    parts = ["# Zoo", LEGEND, _versions(rows), "## Summary", summary(rows)]
+def table(rows: Sequence[Row], note: str = "") -> str:
+    """The whole page: versions, a note, a summary, one table per family, failures."""
+    parts = ["# Zoo", LEGEND, _versions(rows), *([note] if note else [])]
+    parts += ["## Summary", summary(rows)]
     for family, members in _families(rows).items():
         parts += [f"## {family}", markdown(HEADER, [_cells(row) for row in members])]
     failed = failures(rows)
