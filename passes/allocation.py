@@ -80,7 +80,9 @@ class _Allocation:
         self.analysis = analysis
         groups = analysis.groups
         self.size = np.array([len(g.units) for g in groups], np.int64)
-        self.step = np.array([_step(analysis, g, limits.round_to) for g in groups], np.int64)
+        contracted = analysis.statements.producers | analysis.statements.consumers
+        steps = [_step(analysis, g, contracted, limits.round_to) for g in groups]
+        self.step = np.array(steps, np.int64)
         eligible = np.array([g.exact or limits.inexact for g in groups], np.bool_)
         cap = np.floor(self.size * limits.max_ratio + 1e-9).astype(np.int64)
         room = np.minimum(cap, self.size - 1) * eligible
@@ -125,9 +127,8 @@ class _Allocation:
         return removed
 
 
-def _step(analysis: Analysis, group: Group, round_to: int) -> int:
+def _step(analysis: Analysis, group: Group, contracted: set[int], round_to: int) -> int:
     """How many units make the kept channels of every contraction multiples of ``round_to``."""
-    contracted = analysis.statements.producers | analysis.statements.consumers
     axes = [a for a in group.axes if a in contracted] or group.axes[:1]
     step = 1
     for root in {analysis.coupling.root(a) for a in axes}:
