@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -190,6 +191,8 @@ class Visitor:
             try:
                 rule.couple(site)
             except RULE_ERRORS as error:
+                if os.environ.get("SECATEUR_DEBUG"):
+                    raise
                 what = f"{type(error).__name__}: {error}"
                 self._barrier(site, f"the coupling rule does not fit: {what}")
 

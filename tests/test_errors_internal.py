@@ -11,7 +11,10 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+import secateur
 from secateur.driver.cli import app
+from secateur.ir.rules.base import Rule
+from secateur.ir.rules.registry import find_rule
 
 from .failing_runs import HALF, ROOT, Fails, contents, tiny
 
@@ -72,6 +75,32 @@ def test_internal_errors_show_their_traceback_when_asked(
     monkeypatch.setenv("SECATEUR_DEBUG", "1")
     monkeypatch.setattr("secateur.driver.api.load_model", broken)
     assert isinstance(CliRunner().invoke(app, HALF).exception, KeyError)
+
+
+def test_a_rule_that_fails_pins_its_node_or_shows_its_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[1, 2] x) => (float[1, 2] y)
+        <float[2, 3] v = {1, 2, 3, 4, 5, 6}, float[3, 2] w = {1, 2, 3, 4, 5, 6}> {
+            h = MatMul(x, v) r = Relu(h) y = MatMul(r, w) }""")
+
+    def couple(site: object) -> None:
+        raise IndexError("so be it")
+
+    broken = Rule(couple, family="other")
+    monkeypatch.setattr(
+        "secateur.ir.visitor.find_rule",
+        lambda domain, op: broken if op == "Relu" else find_rule(domain, op),
+    )
+    monkeypatch.delenv("SECATEUR_DEBUG", raising=False)
+    analysis = secateur.analyze(model)
+    assert not analysis.groups
+    (warning,) = analysis.warnings
+    assert "IndexError: so be it; everything it touches stays" in warning
+    monkeypatch.setenv("SECATEUR_DEBUG", "1")
+    with pytest.raises(IndexError, match="so be it"):
+        secateur.analyze(model)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of another kind")
