@@ -6,6 +6,11 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as oir
 
+RANDOM = frozenset(
+    "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
+)
+"""The standard's operators that draw; Dropout does so in training mode only."""
+
 
 def subgraphs(node: oir.Node) -> list[oir.Graph]:
     """The graphs in a node's attributes (If, Loop, Scan)."""

@@ -23,6 +23,7 @@ from .constants import constant_tensor, constants, tensor_shape
 from .control import all_protos, bodies, follow, skeleton_node
 from .errors import ModelError
 from .flatten import flatten
+from .graphs import RANDOM
 from .inference import infer_shapes
 from .lists import Elements, about_lists, infer_lists
 from .maps import map_type
@@ -38,10 +39,6 @@ Observer = Callable[[Mapping[str, int], list[str]], Mapping[str, Typed]]
 
 SMALL = 16384
 """Values of up to this many elements are evaluated; more is data, not shape arithmetic."""
-
-_RANDOM = frozenset(
-    "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
-)
 
 _SAME_SHAPE = frozenset(["GroupNormalization", "MeanVarianceNormalization"])
 """Functions of the standard whose bodies ONNX's inference does not always follow."""
@@ -276,7 +273,7 @@ def evaluate(
     types: Mapping[str, Typed],
 ) -> dict[str, Array]:
     """The outputs of one node if they follow from ``values`` and shapes; else an empty dict."""
-    if proto.domain not in ("", "ai.onnx") or proto.op_type in _RANDOM:
+    if proto.domain not in ("", "ai.onnx") or proto.op_type in RANDOM:
         return {}
     if proto.op_type in ("Shape", "Size"):
         return _evaluate_shape(proto, types)

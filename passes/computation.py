@@ -13,21 +13,11 @@ import numpy as np
 import onnx_ir as oir
 
 from ..ir.errors import CertificateError
+from ..ir.graphs import RANDOM
 
 if TYPE_CHECKING:
     import onnx
 
-_RANDOM = frozenset(
-    {
-        "Bernoulli",
-        "Dropout",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    }
-)
 _DOMAINS = frozenset({"", "ai.onnx.ml"})
 _INLINE_BYTES = 1024
 _MODEL_BYTES = 1 << 30
@@ -38,7 +28,7 @@ def computable(node: oir.Node, model: oir.Model) -> bool:
     runs no graph of its own."""
     return (
         node.domain in _DOMAINS
-        and node.op_type not in _RANDOM
+        and node.op_type not in RANDOM | {"Dropout"}
         and node.op_identifier() not in model.functions
         and (bool(node.inputs) or node.op_type == "Constant")
         and not any(

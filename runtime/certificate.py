@@ -30,6 +30,7 @@ from .held import held_models
 from .inputs import random_feed
 from .masked import masked_model
 from .runnable import is_large, lacks_kernels, runner
+from .seeded import draws
 from .session import Array
 from .signature import Types
 from .unrounded import unrounded
@@ -145,6 +146,8 @@ def certify(
     notes += [
         f"output {name!r} never held a finite number: it proves nothing" for name in result.unproven
     ]
+    if draws(original):
+        notes.append("random operators drew the same numbers in both models")
     if uses_bfloat16(original):
         notes.append("bfloat16 was computed as float32, for which ONNX Runtime has kernels")
     if lacks_kernels(pruned, feeds[0][1]):

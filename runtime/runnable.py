@@ -18,6 +18,7 @@ import onnx_ir as oir
 from ..ir.external import EXTERNAL_THRESHOLD, MappedTensor
 from ..ir.io import load_model, save_model, to_proto
 from ..ir.tensors import all_tensors
+from .seeded import draws, seeded
 from .segments import run_segments, weight_bytes
 from .session import Array, Feed, KernelError, make_session, run
 from .widened import BFLOAT16, FLOATS, uses, widened, widened_feed
@@ -55,10 +56,18 @@ def is_large(model: onnx.ModelProto) -> bool:
 
 
 def runner(model: onnx.ModelProto, *, threads: int = 0, optimize: bool = True) -> Runner:
-    """A function that runs the model on a feed; one session serves all calls unless it is large.
+    """A function that runs the model on a feed; one session serves all calls unless the model is
+    large or draws random numbers, which are the same in every call.
 
     Both raise CertificateError when the model does not load or run.
     """
+    if draws(model):
+        same = seeded(model)
+        return lambda feed: _runner(same, threads, optimize)(feed)
+    return _runner(model, threads, optimize)
+
+
+def _runner(model: onnx.ModelProto, threads: int, optimize: bool) -> Runner:
     if is_large(model):
         return lambda feed: next(_in_segments(model, [feed], threads, optimize))
     return _Session(model, threads, optimize)
@@ -127,6 +136,6 @@ def run_feeds(
     model: onnx.ModelProto, feeds: Sequence[Feed], *, threads: int = 0, optimize: bool = True
 ) -> Iterator[dict[str, Array]]:
     """The outputs on every feed. Raises CertificateError when the model does not load or run."""
-    if is_large(model):
+    if is_large(model) and not draws(model):
         return _in_segments(model, feeds, threads, optimize)
     return map(runner(model, threads=threads, optimize=optimize), feeds)
