@@ -66,7 +66,8 @@ class Certificate:
 
     def describe(self) -> str:
         """One line: the verdict, what was run, and the decisive error."""
-        if not np.isfinite(self.worst) or (not self.ok and all(r.ok for r in self.runs)):
+        infinite = any(np.isinf(r.error) for r in self.runs)
+        if not self.ok and not any(r.scale or 0 < r.error < np.inf for r in self.runs):
             return "no output ever held a finite number on these inputs; give --calibration"
         labels = len({(entry.label, entry.optimisation) for entry in self.runs})
         data = " and calibration data" if self.calibrated else ""
@@ -77,6 +78,7 @@ class Certificate:
             f"{verdict} the masked original{held}: {labels} runs ({len(self.seeds)} seeds at "
             f"{sizes}{data}), relative error {self.worst:.2g}, "
             f"allowed {self.tolerance:.2g}"
+            + ("; where numbers overflow, give --calibration" if infinite and not self.ok else "")
         )
 
 

@@ -156,6 +156,20 @@ def test_outputs_that_are_never_finite_prove_nothing() -> None:
     certificate = certify(model, model, [])
     assert not certificate.ok
     assert "never held a finite number" in certificate.notes[0]
+    assert certificate.describe().startswith("no output ever held a finite number")
+
+
+def test_numbers_that_overflow_on_some_feeds_are_no_proof_and_say_so() -> None:
+    model, wide = (
+        parse("g (float[3] x) => (float[3] y) { s = Mul(x, f)  y = Exp(s) }", {"f": factor})
+        for factor in (np.full(1, 50, np.float32), np.full(1, 500, np.float32))
+    )
+    certificate = certify(model, wide, [])
+    assert not certificate.ok
+    text = certificate.describe()
+    assert text.startswith("DIFFERS") and text.endswith(
+        "where numbers overflow, give --calibration"
+    )
 
 
 def test_outputs_that_never_change_are_noted() -> None:

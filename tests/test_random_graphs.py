@@ -37,7 +37,8 @@ def prune_at_random(model: onnx.ModelProto, d: Draw) -> bool:
     plan = secateur.Plan(found, removed)
     rewritten = secateur.rewrite(plan)
     pruned = to_proto(rewritten.model)
-    onnx.checker.check_model(pruned)
+    if _is_valid(model):
+        onnx.checker.check_model(pruned)
     check_interface(model, pruned)
     before = sum(np.prod(t.dims) for t in model.graph.initializer)
     after = sum(np.prod(t.dims) for t in pruned.graph.initializer)
@@ -46,6 +47,15 @@ def prune_at_random(model: onnx.ModelProto, d: Draw) -> bool:
     if not any(entry.scale for entry in certificate.runs):
         return False  # the logarithm of a negative sum, say: nothing finite to compare
     assert certificate.ok, certificate.describe()
+    return True
+
+
+def _is_valid(model: onnx.ModelProto) -> bool:
+    """Some run, and the checker refuses them: a GroupNormalization of opset 18 is deprecated."""
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError:
+        return False
     return True
 
 
@@ -111,11 +121,15 @@ def test_operators_between_layers() -> None:
 
 
 def _runs(model: onnx.ModelProto) -> bool:
+    """Without overflow on the certificate's feeds: there a mask of zero makes NaN of infinity."""
     from secateur.runtime.inputs import random_feed
     from secateur.runtime.session import make_session, run
 
     try:
-        outputs = run(make_session(model, threads=1, optimize=False), random_feed(model, {}, 0))
+        session = make_session(model, threads=1, optimize=False)
+        arrays = [
+            a for seed in range(3) for a in run(session, random_feed(model, {}, seed)).values()
+        ]
     except CertificateError:
         return False
-    return all(np.isfinite(array).all() and np.abs(array).max() > 0 for array in outputs.values())
+    return all(np.isfinite(array).all() and np.abs(array).max() > 0 for array in arrays)
