@@ -35,7 +35,7 @@ from .failing_runs import HALF, PRUNE, Fails, external, tiny
         ([*HALF, "--threads", "-1"], "--threads"),
         ([*HALF, "--threads", "100000"], "--threads"),
         ([*HALF, "--seed", "-1"], "--seed"),
-        ([*HALF, "--criterion", "l3"], "unknown criterion 'l3'; known: l1, l2"),
+        ([*HALF, "--criterion", "l3"], "unknown criterion 'l3'; known: activation, bn-scale"),
         ([*HALF, "--criterion", ""], "unknown criterion ''"),
         ([*HALF, "--scope", "gloabl"], "'local', 'global'"),
         ([*HALF, "--carrier", "head"], "'heads', 'head-dim'"),
