@@ -60,6 +60,8 @@ def score_units(
         raise UsageError(
             f"criterion '{criterion}' scores units by calibration data: give --calibration FILE"
         )
+    if not analysis.unit_count:
+        return np.zeros(0)
     try:
         scores = np.asarray(call(score, analysis, scoring), np.float64)
     except Exception as error:
@@ -70,7 +72,7 @@ def score_units(
             f"{one_line(error)}); repair or uninstall '{provider}'"
         ) from error
     if provider == "secateur" and not np.isfinite(scores).all():
-        raise ModelError(f"weight '{_infinite_weight(analysis)}' holds NaN or infinity; mend it")
+        raise ModelError(_infinite_weight(analysis))
     if scores.shape != (analysis.unit_count,) or not np.isfinite(scores).all():
         raise UsageError(
             f"criterion '{criterion}' of '{provider}' must give one finite score for each of the "
@@ -81,10 +83,10 @@ def score_units(
 
 
 def _infinite_weight(analysis: Analysis) -> str:
-    """The first weight that is not finite; the sum of finite ones may overflow, too."""
+    """Which weight is not finite; the squares of finite ones may overflow, too."""
     for value, tensor in constants(analysis.model.graph):
         if value.name in analysis.weight_names:
             array = np.asarray(tensor.numpy()).astype(np.float64)
             if not np.isfinite(array).all():
-                return str(value.name)
-    return "?"
+                return f"weight '{value.name}' holds NaN or infinity; mend it"
+    return "weights are so large that their scores overflow; rescale them, or choose l1"

@@ -48,7 +48,8 @@ def lamp(analysis: Analysis, scoring: Scoring = DEFAULT) -> Scores:
     for group in analysis.groups:
         own = norms[group.units]
         largest = float(own.max(initial=0.0))
-        if not largest:
+        if not 0 < largest < np.inf:
+            result[group.units] = own
             continue
         own = own / largest  # the sum of finite numbers may be infinite
         ranked = np.sort(own)
