@@ -23,8 +23,8 @@ from ..ir.errors import CertificateError, UsageError
 from ..ir.io import load_model, save_model
 from ..ir.rewrite import Rewritten
 from ..passes import computed_weights as _analysis
-from ..passes.allocation import Limits, allocate
 from ..passes.base import Pass, PassContext, PassResult
+from ..passes.choose import choose
 from ..passes.criteria import score_units
 from ..passes.proof import Points
 from ..passes.prune import Prune, Pruning
@@ -136,28 +136,39 @@ def plan(
     ratio: float | None = None,
     macs: float | None = None,
     params: float | None = None,
+    size: float | str | None = None,
+    memory: float | str | None = None,
     criterion: str = "l2",
     combine: Combine = "sum",
     normalize: Normalize = "auto",
     scope: Literal["local", "global"] = "local",
     round_to: int = 1,
     max_ratio: float = 1.0,
+    min_channels: int = 1,
     inexact: bool = False,
     calibration: Calibration | None = None,
     threads: int = 0,
     seed: int = 0,
 ) -> Plan:
     """Chooses the units to remove. Raises UsageError for bad options, or when the criterion needs
-    calibration data that is not given; TargetError when the target is out of reach."""
-    target = _prune_pass(
-        ratio=ratio, macs=macs, params=params, round_to=round_to, max_ratio=max_ratio
-    ).target
+    calibration data that is not given; TargetError when a target is out of reach."""
+    asked = _prune_pass(
+        ratio=ratio,
+        macs=macs,
+        params=params,
+        size=size,
+        memory=memory,
+        scope=scope,
+        round_to=round_to,
+        max_ratio=max_ratio,
+        min_channels=min_channels,
+        inexact=inexact,
+    )
     context = pass_context(
         analysis.model, analysis.facts[0].binding, calibration, threads=threads, seed=seed
     )
     scores = score_units(analysis, criterion, Scoring(context, combine), normalize)
-    limits = Limits(max_ratio, round_to, inexact)
-    return Plan(analysis, allocate(analysis, scores, target, limits, scope))
+    return Plan(analysis, choose(analysis, scores, asked.targets, asked.limits, scope).removed)
 
 
 def rewrite(plan: Plan) -> Rewritten:
@@ -235,11 +246,14 @@ def prune(
     ratio: float | None = None,
     macs: float | None = None,
     params: float | None = None,
+    size: float | str | None = None,
+    memory: float | str | None = None,
     criterion: str = "l2",
     scope: Literal["local", "global"] = "local",
     round_to: int = 1,
     protect: Sequence[str] = (),
     max_ratio: float = 1.0,
+    min_channels: int = 1,
     inexact: bool = False,
     carrier: Literal["heads", "head-dim"] = "heads",
     dims: Mapping[str, int] | None = None,
@@ -249,8 +263,9 @@ def prune(
     bench: bool = True,
     progress: Progress | None = None,
 ) -> PruneResult:
-    """Prunes, proves and times a model. Give exactly one of ``ratio`` (share of units to remove
-    from every group), ``macs`` or ``params`` (share of the original to keep).
+    """Prunes, proves and times a model. Give ``ratio`` (share of units to remove from every
+    group), or one or more of ``macs``, ``params`` (shares of the original to keep), ``size`` and
+    ``memory`` (shares up to 1, or bytes as a number or as in "2MB"): all of them will hold.
 
     Raises the errors of `secateur.ir.errors`; see docs/cli.md for what each means.
     """
@@ -258,11 +273,14 @@ def prune(
         ratio=ratio,
         macs=macs,
         params=params,
+        size=size,
+        memory=memory,
         criterion=criterion,
         scope=scope,
         round_to=round_to,
         protect=(protect,) if isinstance(protect, str) else tuple(protect),
         max_ratio=max_ratio,
+        min_channels=min_channels,
         inexact=inexact,
         carrier=carrier,
     )

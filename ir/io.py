@@ -156,6 +156,19 @@ def model_bytes(model: oir.Model) -> bytes:
         return b"".join(chunks)
 
 
+def written_bytes(model: oir.Model) -> int:
+    """The size of the files that save_model writes, a data file being called "model.onnx.data".
+
+    Raises:
+        ModelError: the model cannot be serialized.
+    """
+    with model_errors("model"):
+        if not _wants_external(model):
+            return model_chunks(model)[0]
+        head, placed = external_form(model, "model.onnx.data")
+        return len(head) + (placed[-1][0] + placed[-1][1].nbytes if placed else 0)
+
+
 def to_proto(model: oir.Model, *, inline: bool = True, sparse: bool = True) -> onnx.ModelProto:
     """The model as a ModelProto with all data inline; or, with ``inline`` False, with external
     data left in its files, whose locations are then absolute paths. With ``sparse`` False, sparse

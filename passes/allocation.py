@@ -1,236 +1,150 @@
-"""Allocation: how many units each group keeps, under a target.
+"""Allocation: how many units each group keeps, under all targets at once.
 
 Within a group the least important units go first, so an allocation is one number per group.
-``local`` takes the same share from every group; ``global`` ranks all units by their scores, which
-`score_units` has normalised. For a MACs or parameter target the least cut that meets it is found by
-bisection, then units are given back as long as the target still holds.
+``local`` takes the same share from every group. ``global`` keeps the highest total score that the
+targets allow: with s the scores and c the costs, it looks for counts n that minimise
+
+    sum over groups g of (s_g1 + ... + s_g,n_g)    subject to    c_k(n) <= goal_k for all k.
+
+The costs are sums of products of axis sizes, so what a unit saves depends on what else is kept.
+A threshold on score per cost saved, found by search, gives a first answer (`threshold`), which
+exchanges of steps between groups improve (`exchange`). How far from the best it can end is
+bounded from below by `relaxation`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ..ir.analysis import Analysis
 from ..ir.coupling import Flags
 from ..ir.errors import TargetError
-from ..ir.units import Group
-from ..runtime.cost import CostModel, Products
+from ..runtime.products import Counts
+from .exchange import exchange, fill
+from .gauges import Bounds, Gauge, exact_gauges
+from .room import Limits, Room, Scores, nothing_prunable
+from .targets import NOUNS, Target
+from .threshold import least_share, lowest, same_share, threshold
 
-Counts = npt.NDArray[np.int64]
-Scores = npt.NDArray[np.float64]
+__all__ = ["Limits", "Room", "Scores", "Target", "allocate", "by_ratio", "solve"]
 
-
-@dataclass(frozen=True)
-class Target:
-    """What to reach: ``kind`` is "ratio" (share of units removed) or "macs" or "params" (share of
-    the original that may stay)."""
-
-    kind: Literal["ratio", "macs", "params"]
-    value: float
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an allocation must respect.
-
-    ``max_ratio`` is the largest share of units that a group may lose; ``round_to`` makes kept
-    channel counts multiples of a number; ``inexact`` admits inexact groups.
-    """
-
-    max_ratio: float = 1.0
-    round_to: int = 1
-    inexact: bool = False
+Scope = Literal["local", "global"]
+EXACT = 1e-12
+"""The relative rounding error of a goal."""
 
 
 def allocate(
     analysis: Analysis,
     scores: Scores,
-    target: Target,
+    targets: Target | Sequence[Target],
     limits: Limits,
-    scope: Literal["local", "global"] = "local",
+    scope: Scope = "local",
 ) -> Flags:
-    """bool[unit_count]: the units to remove. Raises TargetError when nothing can be pruned or the
+    """bool[unit_count]: the units to remove. Raises TargetError when nothing can be pruned or a
     target is out of reach."""
-    allocation = _Allocation(analysis, scores, limits)
-    if not allocation.room.any():
-        raise TargetError(_nothing_prunable(analysis, limits))
-    path = allocation.shares if scope == "local" else allocation.ranking
-    if target.kind == "ratio":
-        counts = path(target.value)
-        if not counts.any():
-            raise TargetError(
-                f"a ratio of {target.value:g} removes no unit from any of the "
-                f"{int((allocation.room > 0).sum())} prunable groups; ask for more"
-            )
-        return allocation.flags(counts)
-    return allocation.flags(_meet(allocation, path, target))
+    targets = [targets] if isinstance(targets, Target) else list(targets)
+    room = Room(analysis, scores, limits)
+    if targets[0].kind == "ratio":
+        return room.flags(by_ratio(room, targets[0].value, scope))
+    return room.flags(solve(room, exact_gauges(analysis, targets), scope))
 
 
-class _Allocation:
-    """The groups that take part, with their room and step."""
-
-    def __init__(self, analysis: Analysis, scores: Scores, limits: Limits) -> None:
-        self.analysis = analysis
-        groups = analysis.groups
-        self.size = np.array([len(g.units) for g in groups], np.int64)
-        contracted = analysis.statements.producers | analysis.statements.consumers
-        steps = [_step(analysis, g, contracted, limits.round_to) for g in groups]
-        self.step = np.array(steps, np.int64)
-        eligible = np.array([g.exact or limits.inexact for g in groups], np.bool_)
-        cap = np.floor(self.size * limits.max_ratio + 1e-9).astype(np.int64)
-        room = np.minimum(cap, self.size - 1) * eligible
-        self.room = self.aligned(np.maximum(room, 0))
-        self.order = [g.units[np.argsort(scores[g.units], kind="stable")] for g in groups]
-        self.scores = scores
-
-    def aligned(self, removed: Counts) -> Counts:
-        """Removes fewer units where that makes the kept count a multiple of the step."""
-        kept = -(-(self.size - removed) // self.step) * self.step
-        result: Counts = np.maximum(self.size - np.minimum(kept, self.size), 0)
-        return result
-
-    def shares(self, ratio: float) -> Counts:
-        """The same share of every group, to the nearest unit."""
-        wanted = np.floor(self.size * ratio + 0.5).astype(np.int64)
-        return self.aligned(np.minimum(wanted, self.room))
-
-    def ranking(self, ratio: float) -> Counts:
-        """The least important share of all units that have room to go."""
-        ranked, groups = self._ranked
-        total = int(self.size[self.room > 0].sum())
-        gone = groups[ranked[: round(ratio * total)]]
-        counts = np.bincount(gone, minlength=len(self.size)).astype(np.int64)
-        return self.aligned(np.minimum(counts, self.room))
-
-    @cached_property
-    def _ranked(self) -> tuple[Counts, Counts]:
-        found: list[Scores] = []
-        owner: list[Counts] = []
-        for g, order in enumerate(self.order):
-            removable = order[: self.room[g]]
-            found.append(self.scores[removable])
-            owner.append(np.full(len(removable), g, np.int64))
-        return np.argsort(np.concatenate(found), kind="stable"), np.concatenate(owner)
-
-    def flags(self, counts: Counts) -> Flags:
-        removed = np.zeros(self.analysis.unit_count, np.bool_)
-        for order, count in zip(self.order, counts, strict=True):
-            removed[order[:count]] = True
-        return removed
-
-
-def _step(analysis: Analysis, group: Group, contracted: set[int], round_to: int) -> int:
-    """How many units make the kept channels of every contraction multiples of ``round_to``."""
-    axes = [a for a in group.axes if a in contracted] or group.axes[:1]
-    step = 1
-    for root in {analysis.coupling.root(a) for a in axes}:
-        units = analysis.units_of(root)
-        assert units is not None
-        channels = int(np.isin(units, group.units).sum()) // max(len(group.units), 1)
-        step = math.lcm(step, round_to // math.gcd(round_to, max(channels, 1)))
-    return step
-
-
-def _meet(allocation: _Allocation, path: Callable[[float], Counts], target: Target) -> Counts:
-    """The smallest cut along ``path`` that meets the target, then units given back.
-
-    The search works on products of mean sizes. They are exact unless units of one group differ,
-    or layers that share a vector keep different parts of it; then the search aims lower until
-    the exact costs meet the target too.
-    """
-    costs = CostModel(allocation.analysis)
-    products = costs.macs if target.kind == "macs" else costs.parameters
-
-    def exact(counts: Counts) -> float:
-        found = costs.costs(allocation.flags(counts))
-        return float(found.macs if target.kind == "macs" else found.parameters)
-
-    whole = exact(np.zeros_like(allocation.size))
-    goal = whole * target.value
-    least = exact(allocation.room)
-    if least > goal * (1 + 1e-12):
-        what = "MACs" if target.kind == "macs" else "parameters"
+def by_ratio(room: Room, ratio: float, scope: Scope) -> Counts:
+    """The allocation that removes a share of the units: of every group, or of all."""
+    if not room.room.any():
+        raise TargetError(nothing_prunable(room))
+    counts = same_share(room, ratio) if scope == "local" else lowest(room, ratio)
+    if not counts.any():
         raise TargetError(
-            f"{what} cannot go down to {target.value:g} of the original: "
-            f"at best {_rounded_up(least / whole)} can be reached under these limits"
+            f"a ratio of {ratio:g} removes no unit from any of the "
+            f"{int((room.room > 0).sum())} prunable groups; ask for more"
         )
-    limit = goal
+    return counts
+
+
+def solve(room: Room, gauges: Sequence[Gauge], scope: Scope) -> Counts:
+    """The allocation that keeps most under the goals of all gauges.
+
+    The search works on predictions. Where the exact cost is higher (units of one group differ,
+    layers that share a vector keep different parts of it, a file has more than weights), it aims
+    lower until that meets the goal too.
+    """
+    if not room.room.any():
+        raise TargetError(nothing_prunable(room))
+    check_reachable(room, gauges)
+    limits = [g.goal for g in gauges]
     while True:
-        counts = _search(allocation, path, products, limit)
-        excess = exact(counts) - goal
-        if excess <= goal * 1e-12:
+        counts = search(room, Bounds(gauges, limits), scope)
+        flags = room.flags(counts)
+        excess = [g.exact(flags) - g.goal for g in gauges]
+        over = [k for k, e in enumerate(excess) if e > gauges[k].goal * EXACT]
+        if not over:
             break
-        limit -= max(excess, whole * 1e-4)
-    return counts if limit == goal else _give_back_exactly(allocation, counts, exact, goal)
+        if (counts == room.room).all():
+            raise TargetError(
+                _out_of_reach(gauges[over[0]], excess[over[0]] + gauges[over[0]].goal)
+            )
+        for k in over:
+            predicted = float(gauges[k].predict(counts[None]).max(initial=0.0))
+            limits[k] = min(limits[k], predicted) - excess[k]
+    lowered = any(limit != g.goal for limit, g in zip(limits, gauges, strict=True))
+    if lowered and all(g.cheap for g in gauges):
+        return _fill_exactly(room, counts, gauges)
+    return counts
 
 
-def _search(
-    allocation: _Allocation, path: Callable[[float], Counts], products: Products, limit: float
-) -> Counts:
-    """The smallest cut along ``path`` whose cost is at most ``limit``; all room if none is."""
-    low, high = 0.0, 1.0
-    if products.total(path(high)) > limit:
-        return _give_back(allocation, allocation.room.copy(), products, limit)
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (low, middle) if products.total(path(middle)) <= limit else (middle, high)
-    return _give_back(allocation, path(high), products, limit)
+def search(room: Room, bounds: Bounds, scope: Scope) -> Counts:
+    """The allocation that keeps most within limits on predicted costs; all room if none fits.
+
+    The search for the global one starts from the threshold and from the same share of every
+    group: each has cases that it ends better in.
+    """
+    if bounds.excess(room.room[None])[0] > 0:
+        return room.room.copy()
+    if scope == "local":
+        return fill(room, bounds, least_share(room, bounds), largest=True)
+    starts = (threshold(room, bounds), least_share(room, bounds))
+    found = [exchange(room, bounds, start) for start in starts]
+    return min(found, key=lambda counts: float(room.lost(counts)))
 
 
-def _give_back_exactly(
-    allocation: _Allocation, counts: Counts, exact: Callable[[Counts], float], goal: float
-) -> Counts:
-    """As `_give_back`, with exact costs: slow, for the rare models that need it."""
+def check_reachable(room: Room, gauges: Sequence[Gauge]) -> None:
+    """Raises TargetError when all room together does not meet a goal."""
+    least = room.flags(room.room)
+    for gauge in gauges:
+        predicted = float(gauge.predict(room.room[None]).max(initial=0.0))
+        if gauge.cheap or predicted > 0.99 * gauge.goal:
+            reached = gauge.exact(least)
+            if reached > gauge.goal * (1 + EXACT):
+                raise TargetError(_out_of_reach(gauge, reached))
+
+
+def _out_of_reach(gauge: Gauge, reached: float) -> str:
+    target = gauge.target
+    asked = f"{target.value:g} of the original" if target.is_share else f"{target.value:g}"
+    return (
+        f"{NOUNS[target.kind]} cannot go down to {asked}: at best "
+        f"{target.amount(reached, gauge.whole).removesuffix(' of the original')} can be reached "
+        "under these limits"
+    )
+
+
+def _fill_exactly(room: Room, counts: Counts, gauges: Sequence[Gauge]) -> Counts:
+    """As `fill`, with exact costs: slow, for the rare models that need it."""
+    fits: Callable[[Counts], bool] = lambda trial: all(  # noqa: E731
+        g.exact(room.flags(trial)) <= g.goal * (1 + EXACT) for g in gauges
+    )
     while True:
-        best, found = exact(counts), None
-        for g in np.flatnonzero(counts > 0):
+        back = room.shallower(counts, 1)
+        gains = room.losses(counts) - room.losses(back)
+        for g in np.argsort(-np.where(back < counts, gains, -np.inf), kind="stable"):
             trial = counts.copy()
-            trial[g] = max(trial[g] - allocation.step[g], 0)
-            cost = exact(trial)
-            if best < cost <= goal:
-                best, found = cost, trial
-        if found is None:
+            trial[g] = back[g]
+            if back[g] < counts[g] and fits(trial):
+                counts = trial
+                break
+        else:
             return counts
-        counts = found
-
-
-def _give_back(allocation: _Allocation, counts: Counts, products: Products, limit: float) -> Counts:
-    """Restores the largest step that still fits, again and again."""
-    counts, fits = counts.copy(), np.ones(len(counts), np.bool_)
-    while True:
-        back = np.minimum(allocation.step, counts)
-        gains = products.gains(counts, back)
-        # Costs only grow, so what does not fit now never will.
-        fits &= products.total(counts) + gains <= limit
-        best = int(np.argmax(np.where(fits, gains, -1.0)))
-        if not fits[best] or gains[best] <= 0:
-            return counts
-        counts[best] -= back[best]
-
-
-def _rounded_up(share: float) -> str:
-    """Four significant digits, never less than the share itself."""
-    unit = 10.0 ** (math.floor(math.log10(share)) - 3)
-    return f"{math.ceil(share / unit - 1e-9) * unit:.4g}"
-
-
-def _nothing_prunable(analysis: Analysis, limits: Limits) -> str:
-    inexact = sum(not g.exact and len(g.units) > 1 for g in analysis.groups)
-    hint = "run 'secateur inspect' to see what is pinned and why"
-    if inexact and not limits.inexact:
-        hint = f"{inexact} groups are inexact: allow them with --inexact"
-        sites = [analysis.sites[i.site] for i in analysis.statements.inexact]
-        if any(all(o.constant for o in site.inputs if o is not None) for site in sites):
-            hint += ", or compute normalised weights first, with the pass fold-constants"
-    elif any(len(g.units) > 1 for g in analysis.groups):
-        hint = "the limits (--max-ratio, --round-to) leave no room"
-    elif analysis.warnings:
-        hint = analysis.warnings[0]
-    return f"nothing in this model can be pruned; {hint}"

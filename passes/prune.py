@@ -19,12 +19,14 @@ from ..ir.reference import reference_points
 from ..ir.rewrite import Rewritten, rewrite
 from ..ir.slices import Copy, Slice
 from ..runtime.cost import CostModel, Costs
-from .allocation import Limits, Target, allocate
 from .base import Contract, Pass, PassContext, PassResult
+from .choose import choose
 from .computed_weights import analyze
 from .criteria import score_units
 from .proof import Points, Removal, prove
+from .room import Limits
 from .scoring import Combine, Normalize, Scoring
+from .targets import KINDS, Target, parse_amount
 
 if TYPE_CHECKING:
     from ..runtime.certificate import Certificate
@@ -48,8 +50,10 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Prune(Pass):
-    """Removes whole units until exactly one target is met: ``ratio`` (share of units removed from
-    every group), ``macs`` or ``params`` (share of the original to keep, never exceeded)."""
+    """Removes whole units until all targets are met: ``macs`` and ``params`` (shares of the
+    original to keep), ``size`` and ``memory`` (up to 1 a share to keep, else bytes, as in "500k"
+    or "2MB"; see `targets`), none of them exceeded; or ``ratio`` alone, the share of units removed
+    from every group."""
 
     name: ClassVar[str] = "prune"
     contract: ClassVar[Contract] = Contract.MASKS
@@ -58,6 +62,8 @@ class Prune(Pass):
     ratio: float | None = None
     macs: float | None = None
     params: float | None = None
+    size: float | str | None = None
+    memory: float | str | None = None
     criterion: str = "l2"
     combine: Combine = "sum"
     normalize: Normalize = "auto"
@@ -65,30 +71,35 @@ class Prune(Pass):
     round_to: int = 1
     protect: tuple[str, ...] = ()
     max_ratio: float = 1.0
+    min_channels: int = 1
     inexact: bool = False
     carrier: Literal["heads", "head-dim"] = "heads"
 
     def __post_init__(self) -> None:
-        given = [k for k in ("ratio", "macs", "params") if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError("prune needs exactly one target: ratio, macs or params")
-        for name in (*given, "max_ratio"):
-            value = getattr(self, name)
-            if not 0 < value <= 1 or (name == "ratio" and value == 1):
-                bounds = "more than 0 and " + ("less than 1" if name == "ratio" else "at most 1")
-                raise ValueError(f"{name.replace('_', '-')} must be {bounds}, not {value:g}")
-        if not 1 <= self.round_to <= 2**31:
-            raise ValueError(f"round-to must be at least 1 and at most 2^31, not {self.round_to}")
+        targets = self.targets  # raises for values out of range
+        if not targets:
+            raise ValueError(f"prune needs at least one target: {', '.join(KINDS)}")
+        if self.ratio is not None and len(targets) > 1:
+            raise ValueError("ratio cannot be combined with another target")
+        if not 0 < self.max_ratio <= 1:
+            raise ValueError(f"max-ratio must be more than 0 and at most 1, not {self.max_ratio:g}")
+        for name in ("round_to", "min_channels"):
+            if not 1 <= getattr(self, name) <= 2**31:
+                option = name.replace("_", "-")
+                raise ValueError(
+                    f"{option} must be at least 1 and at most 2^31, not {getattr(self, name)}"
+                )
 
     @property
-    def target(self) -> Target:
-        """The one target that is set."""
-        if self.ratio is not None:
-            return Target("ratio", self.ratio)
-        if self.macs is not None:
-            return Target("macs", self.macs)
-        assert self.params is not None
-        return Target("params", self.params)
+    def targets(self) -> tuple[Target, ...]:
+        """All targets that are set."""
+        values = {kind: getattr(self, kind.replace("-", "_")) for kind in KINDS}
+        return tuple(Target(k, parse_amount(v)) for k, v in values.items() if v is not None)
+
+    @property
+    def limits(self) -> Limits:
+        """What the allocation must respect."""
+        return Limits(self.max_ratio, self.round_to, self.inexact, self.min_channels)
 
     def run(self, model: oir.Model, context: PassContext) -> PassResult:
         """Raises TargetError when the target cannot be met, CertificateError when the result does
@@ -99,8 +110,8 @@ class Prune(Pass):
         with _phase("allocate", clock, context):
             scoring = Scoring(context, self.combine)
             scores = score_units(analysis, self.criterion, scoring, self.normalize)
-            limits = Limits(self.max_ratio, self.round_to, self.inexact)
-            removed = allocate(analysis, scores, self.target, limits, self.scope)
+            choice = choose(analysis, scores, self.targets, self.limits, self.scope)
+            removed = choice.removed
         with _phase("rewrite", clock, context):
             rewritten = rewrite(analysis, removed) if removed.any() else Rewritten(model, [])
             costs = CostModel(analysis)
@@ -129,8 +140,9 @@ class Prune(Pass):
                 "weights-stored": len(analysis.stored),
                 "macs": pruning.after.macs / max(pruning.before.macs, 1),
                 "params": pruning.after.parameters / max(pruning.before.parameters, 1),
+                "score-lost": choice.lost,
             },
-            {"pruning": pruning, "points": points},
+            {"pruning": pruning, "points": points, "targets": choice.details()},
             certificate,
         )
 

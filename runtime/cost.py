@@ -1,100 +1,23 @@
 """The analytic cost model: MACs, parameters, bytes and activation memory, from the axes.
 
-Multiply-accumulates of a contraction and elements of a tensor are both products of axis sizes.
-An axis shrinks by a fixed number of coordinates for every unit of a group that goes, so the cost
-of an allocation (how many units each group loses) takes microseconds to evaluate.
+Multiply-accumulates of a contraction and elements of a tensor are both products of axis sizes, so
+the cost of an allocation (how many units each group loses) takes microseconds to evaluate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
-import onnx_ir as oir
 
 from ..ir.analysis import Analysis, Weight
 from ..ir.coupling import Flags
 from ..ir.naming import node_label
 from ..ir.rules.base import Site
-
-Counts = npt.NDArray[np.int64]
-Sizes = npt.NDArray[np.float64]
-
-_NONE = np.empty(0, np.int64)
-
-
-class Products:
-    """A sum of products of axis sizes, evaluated for whole allocations.
-
-    ``terms`` lists the axes of each product. Units of one group that own unequally many
-    coordinates of an axis count with their mean.
-    """
-
-    def __init__(self, analysis: Analysis, terms: Sequence[Sequence[int]]) -> None:
-        axes = sorted({axis for term in terms for axis in term})
-        number = {axis: k for k, axis in enumerate(axes)}
-        width = max((len(term) for term in terms), default=1)
-        self._terms = np.full((len(terms), max(width, 1)), len(axes), np.int64)
-        for row, term in enumerate(terms):
-            self._terms[row, : len(term)] = [number[a] for a in term]
-        sizes = [analysis.coupling.sizes[a] for a in axes]
-        self._sizes = np.array([*sizes, 1], np.float64)
-        # Entry e: axis `_axis[e]` loses `_per_unit[e]` coordinates with every unit of `_group[e]`.
-        self._groups = len(analysis.groups)
-        found: list[tuple[int, Counts, Sizes]] = []
-        for axis, k in number.items():
-            units = analysis.units_of(axis)
-            if units is not None:
-                groups, counts = np.unique(
-                    analysis.group_of_unit[units[units >= 0]], return_counts=True
-                )
-                found.append((k, groups, counts / [len(analysis.groups[g].units) for g in groups]))
-        lengths = [len(groups) for _, groups, _ in found]
-        self._axis = np.repeat(np.array([k for k, _, _ in found], np.int64), lengths)
-        self._group = np.concatenate([_NONE, *(groups for _, groups, _ in found)])
-        self._per_unit = np.concatenate([np.empty(0), *(per for _, _, per in found)])
-
-    def each(self, removed: Counts) -> Sizes:
-        """Every product when group g loses ``removed[g]`` units."""
-        values: Sizes = self._factors(removed).prod(axis=1)
-        return values
-
-    def total(self, removed: Counts) -> float:
-        """The sum over all layers when every group g loses ``removed[g]`` units."""
-        return float(self.each(removed).sum())
-
-    def gains(self, removed: Counts, back: Counts) -> Sizes:
-        """For every group g, how much the total grows when g alone gets ``back[g]`` units back."""
-        term, group, per_unit = self._pairs
-        factors = self._factors(removed)
-        values = factors.prod(axis=1)
-        grown = (factors[term] + per_unit * back[group, None]).prod(axis=1)
-        return np.bincount(group, grown - values[term], self._groups).astype(np.float64)
-
-    def _factors(self, removed: Counts) -> Sizes:
-        gone = np.bincount(self._axis, self._per_unit * removed[self._group], len(self._sizes))
-        factors: Sizes = (self._sizes - gone)[self._terms]
-        return factors
-
-    @cached_property
-    def _pairs(self) -> tuple[Counts, Counts, Sizes]:
-        """Every (term, group) that meet, and what each factor of the term loses per unit."""
-        width = self._terms.shape[1]
-        first = np.searchsorted(self._axis, self._terms.ravel(), side="left")
-        count = np.searchsorted(self._axis, self._terms.ravel(), side="right") - first
-        place = np.repeat(np.arange(self._terms.size), count)
-        offset = np.arange(place.size) - np.repeat(np.cumsum(count) - count, count)
-        entry = first[place] + offset
-        keys, pair = np.unique(
-            place // width * self._groups + self._group[entry], return_inverse=True
-        )
-        per_unit = np.zeros((keys.size, width))
-        per_unit[pair, place % width] = self._per_unit[entry]
-        return keys // max(self._groups, 1), keys % max(self._groups, 1), per_unit
+from .live_bytes import LiveBytes, bits, lifetimes
+from .products import Counts, Products
 
 
 @dataclass(frozen=True)
@@ -142,6 +65,23 @@ class CostModel:
     def parameters(self) -> Products:
         """All weights as products."""
         return Products(self.analysis, [tuple(w.axes[0]) for w in self.analysis.weights])
+
+    @cached_property
+    def weight_bytes(self) -> Products:
+        """The bytes of all constants that hang on units as products; a share of one byte counts
+        as such."""
+        types = self.analysis.skeleton.constants
+        found = {o.name: o for o in self.analysis.operands.values() if o.name in types}
+        return Products(
+            self.analysis,
+            [tuple(o.axes) for o in found.values()],
+            [bits(types[name][0]) / 8 for name in found],
+        )
+
+    @cached_property
+    def live_bytes(self) -> LiveBytes:
+        """The bytes of all values alive while each node runs."""
+        return LiveBytes(self.analysis)
 
     def costs(self, removed: Flags | None = None) -> Costs:
         """Exact costs with the units flagged in ``removed`` (default: none) gone."""
@@ -233,30 +173,13 @@ class CostModel:
 
     def _live_bytes(self, bytes_of: dict[str, int]) -> list[int]:
         """For every node the bytes of all values alive while it runs, in the order of nodes."""
-        graph = self.analysis.model.graph
-        last: dict[str, int] = {}
-        for step, site in enumerate(self.analysis.sites):
-            for operand in (*site.inputs, *site.outputs):
-                if operand is not None:
-                    last[operand.name] = step
-        last.update({str(v.name): len(self.analysis.sites) for v in graph.outputs})
-        ends: dict[int, list[str]] = {}
-        for name, step in last.items():
-            ends.setdefault(step, []).append(name)
-        begun = {str(v.name) for v in graph.inputs}
-        alive = sum(bytes_of.get(name, 0) for name in begun)
-        live = []
-        for step, site in enumerate(self.analysis.sites):
-            # A body's inputs begin where they are read first.
-            named = {o.name for o in (*site.inputs, *site.outputs) if o is not None} - begun
-            begun |= named
-            alive += sum(bytes_of.get(name, 0) for name in named)
-            live.append(alive)
-            alive -= sum(bytes_of.get(name, 0) for name in ends.get(step, ()))
-        return live
+        changes = np.zeros(len(self.analysis.sites) + 1, np.int64)
+        for name, (first, last) in lifetimes(self.analysis).items():
+            changes[first] += bytes_of.get(name, 0)
+            changes[last + 1 :][:1] -= bytes_of.get(name, 0)
+        return [int(n) for n in np.cumsum(changes)[:-1]]
 
 
 def _bytes(elements: int, dtype: int) -> int:
     """Bytes of a dense tensor; strings count as pointers of 8 bytes."""
-    kind = oir.DataType(dtype)
-    return -(-elements * (64 if kind == oir.DataType.STRING else kind.bitwidth) // 8)
+    return -(-elements * bits(dtype) // 8)

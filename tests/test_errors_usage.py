@@ -18,8 +18,8 @@ from .failing_runs import HALF, PRUNE, Fails, external, tiny
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([*PRUNE], "exactly one target"),
-        ([*HALF, "--macs", "0.5"], "exactly one target"),
+        ([*PRUNE], "at least one target"),
+        ([*HALF, "--macs", "0.5"], "ratio cannot be combined"),
         ([*PRUNE, "--ratio", "0"], "ratio must be more than 0 and less than 1, not 0"),
         ([*PRUNE, "--ratio", "1"], "ratio must be more than 0 and less than 1, not 1"),
         ([*PRUNE, "--ratio", "-0.5"], "not -0.5"),
@@ -76,7 +76,7 @@ def test_usage(fails: Fails, arguments: list[str], words: str) -> None:
         ("prune{ratoi=0.5}", "unknown option 'ratoi' of pass 'prune'; did you mean 'ratio'?"),
         ("prune{ratio=half}", "must be a number or none, not 'half'"),
         ("prune{ratio=0.5", "found the end"),
-        ("prune", "exactly one target"),
+        ("prune", "at least one target"),
         ("prune{ratio=0.5 criterion=l3}", "unknown criterion 'l3'"),
         ("fold-constants,", "the name of a pass"),
     ],
