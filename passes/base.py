@@ -57,6 +57,10 @@ class PassContext:
     dims: Mapping[str, int] = field(default_factory=_nothing)
     calibration: Mapping[str, npt.NDArray[np.generic]] | None = None
     progress: Callable[[str, float | None], None] = _no_progress
+    original: oir.Model | None = None
+    """The model that the pipeline was given; never edited."""
+    history: tuple[PassResult, ...] = ()
+    """The results of the passes that ran before."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ class Pass(ABC):
     contract: ClassVar[Contract]
     summary: ClassVar[str]
     """One line for ``list_passes``."""
+    refits: ClassVar[bool] = False
+    """Whether the pass changes the numbers of weights and nothing else. Such passes name them in
+    ``PassResult.details["refitted"]``."""
 
     @abstractmethod
     def run(self, model: oir.Model, context: PassContext) -> PassResult:

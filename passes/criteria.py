@@ -26,6 +26,7 @@ _BUILTINS = {
     "l2": "weight_criteria:l2",
     "lamp": "weight_criteria:lamp",
     "random": "weight_criteria:random",
+    "reconstruction": "reconstruction:reconstruction",
 }
 
 

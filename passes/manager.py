@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as oir
 
@@ -66,6 +66,7 @@ class PassManager:
         watchers = self._instrumentations
         if self._verify:
             watchers += (VerifyEach(self._check),)
+        original = model if clone else clone_model(model)
         if clone:
             model = clone_model(model)
         for watcher in watchers:
@@ -77,7 +78,8 @@ class PassManager:
                 continue
             try:
                 start = time.perf_counter()
-                result = current.run(model, context)
+                history = tuple(result for _, result, _ in ran)
+                result = current.run(model, replace(context, original=original, history=history))
                 seconds = time.perf_counter() - start
                 _check_contract(current, result)
                 for watcher in watchers:

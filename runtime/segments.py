@@ -86,7 +86,7 @@ def run_segments(
     for number, segment in enumerate(segments):
         if not segment.makes:
             continue
-        part = _part(model, segment, known[0])
+        part = segment_model(model, segment, known[0])
         session = make_session(
             widened(part, kinds) if wide else part,
             threads=threads,
@@ -113,7 +113,9 @@ def run_segments(
         }
 
 
-def _part(model: onnx.ModelProto, segment: Segment, values: Mapping[str, Array]) -> onnx.ModelProto:
+def segment_model(
+    model: onnx.ModelProto, segment: Segment, values: Mapping[str, Array]
+) -> onnx.ModelProto:
     part = onnx.ModelProto(ir_version=model.ir_version)
     part.opset_import.extend(model.opset_import)
     part.functions.extend(model.functions)

@@ -1,0 +1,210 @@
+"""The criterion ``reconstruction``: what the model loses when a unit goes and the rest is refitted.
+
+Within a group, units go in the order in which their consumers miss them least (see `downdates`).
+The growth of the error in shares of the variance of the consumers' outputs is what a unit scores at
+its turn. But an error counts for more in one layer than in another. How much is measured: with a
+third of the group's units gone and its consumers refitted, the model's outputs are off by a share
+of their variance, and the group's scores are scaled so that those of this third add up to it.
+Scores are thus comparable between groups as they are.
+
+Units that some consumer contracts with more than constant weights, or that no linear layer reads,
+are measured without refitting: the third of them with the least energy (see the criterion
+``activation``) is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from ..ir.analysis import Analysis
+from ..ir.linear import LinearLayer, linear_layers
+from ..ir.rewrite import rewrite
+from .downdates import Consumer, Indices, growth, unit_columns
+from .layers import Matrix, batches, start_weights, stored_weights
+from .scoring import Scores, Scoring, describe
+
+if TYPE_CHECKING:
+    from ..runtime.session import Array, Feed
+    from ..runtime.stepwise import Stepwise
+
+RIDGE = 1e-4
+"""Added to the diagonal of Gram matrices, in shares of its mean."""
+SAMPLES = 1024
+"""Of the calibration data, so many are looked at, and `MEASURED` run to measure what counts."""
+MEASURED = 128
+MEMORY = 4e9
+"""Bytes of activations held at most."""
+
+Readers = dict[int, list[tuple[LinearLayer, Indices]]]
+
+
+@describe(needs_calibration=True, normalize="none")
+def reconstruction(analysis: Analysis, scoring: Scoring) -> Scores:
+    """float64[unit_count]: shares of the variance of the model's outputs."""
+    from ..runtime.grams import one_blas_thread
+    from ..runtime.runnable import runnable
+    from ..runtime.stepwise import Stepwise, fitting
+
+    context = scoring.context
+    readers = _readers(analysis)
+    scores = np.zeros(analysis.unit_count)
+    by_layer: dict[str, list[tuple[int, LinearLayer, Indices]]] = {}
+    for group, pairs in readers.items():
+        for layer, columns in pairs:
+            by_layer.setdefault(_made(layer), []).append((group, layer, columns))
+    waiting: dict[int, list[Consumer]] = {group: [] for group in readers}
+    with runnable(analysis.model) as (proto,), one_blas_thread():
+        feeds = fitting([proto], batches(proto, context, SAMPLES), MEMORY, context.threads)
+        measure = _Measure(proto, feeds, context.threads)
+        steps = Stepwise(proto, feeds, threads=context.threads)
+        order = sorted(by_layer, key=steps.position_of)
+        for number, name in enumerate(order):
+            context.progress("score", number / len(order))
+            layer = by_layer[name][0][1]
+            inverse, variance = _inverse(layer, steps, (context.seed, number), context.threads)
+            for group, _, columns in by_layer[name]:
+                scale = 1.0 / max(variance, 1e-30)
+                weights = start_weights(layer)
+                waiting[group].append(Consumer(layer, columns, inverse.copy(), weights, scale))
+                if len(waiting[group]) == len(readers[group]):
+                    units = analysis.groups[group].units
+                    scores[units] = _refitted(waiting.pop(group), len(units), measure)
+        _unfitted(analysis, readers, scores, scoring, measure)
+    return scores
+
+
+def _readers(analysis: Analysis) -> Readers:
+    """For every group whose units only linear layers contract: these, and the columns of its units
+    (see `Consumer`)."""
+    sites = {site.node: site for site in analysis.sites}
+    sinks = {(s.site, s.input): s.axis for s in analysis.statements.sinks}
+    found: Readers = {}
+    for layer in linear_layers(analysis.model.graph):
+        site = sites.get(layer.node)
+        if site is None or (site.number, 0) not in sinks:
+            continue
+        units = analysis.units_of(site.x.axis(layer.channel_axis))
+        for group in _groups_of(analysis, units):
+            members = analysis.groups[group].units
+            assert units is not None
+            columns = unit_columns(layer, np.where(np.isin(units, members), units, -1), members)
+            if columns is not None:
+                found.setdefault(group, []).append((layer, columns))
+    counts: dict[int, int] = {}
+    for axis in sinks.values():
+        for group in _groups_of(analysis, analysis.units_of(axis)):
+            counts[group] = counts.get(group, 0) + 1
+    return {group: pairs for group, pairs in found.items() if len(pairs) == counts.get(group)}
+
+
+def _groups_of(analysis: Analysis, units: npt.NDArray[np.int64] | None) -> list[int]:
+    if units is None:
+        return []
+    return [int(g) for g in np.unique(analysis.group_of_unit[units[units >= 0]])]
+
+
+def _made(layer: LinearLayer) -> str:
+    return str(layer.node.outputs[0].name)
+
+
+def _inverse(
+    layer: LinearLayer, steps: Stepwise, seed: Sequence[int], threads: int
+) -> tuple[Matrix, float]:
+    """The inverse of the layer's Gram matrix per row, and the variance of its output's rows."""
+    from ..runtime.grams import layer_grams
+
+    steps.run_to(steps.position_of(_made(layer)))
+    inputs = steps.get(str(layer.input.name))
+    if layer.is_recurrent:
+        outputs = [np.zeros((*x.shape[:-1], layer.outputs), x.dtype) for x in inputs]
+    else:
+        outputs = steps.get(_made(layer))
+    train, held_out = layer_grams(layer, inputs, outputs, seed=seed, threads=threads)
+    whole = train + held_out
+    weights = start_weights(layer)
+    whole.c = whole.g @ weights
+    whole.t = np.einsum("gkm,gkm->gm", weights, whole.c)
+    system = whole.g / whole.rows
+    diagonal = np.einsum("gkk->gk", system)
+    diagonal[:, :-1] += RIDGE * diagonal[:, :-1].mean(axis=1, keepdims=True) + 1e-30
+    return np.linalg.inv(system).astype(np.float64, copy=False), whole.variance
+
+
+def _refitted(consumers: list[Consumer], count: int, measure: _Measure) -> Scores:
+    """The scores of a group's units."""
+    scores, first, lost = np.zeros(count), 0.0, 0.0
+    for number, (unit, cost) in enumerate(growth(consumers, count), start=1):
+        scores[unit] = cost
+        if number <= -(-count // 3):
+            first += cost
+        if number == -(-count // 3):
+            arrays: dict[str, Array] = {}
+            for consumer in consumers:
+                arrays |= stored_weights(consumer.layer, consumer.weights)
+            lost = measure.lost(measure.changed(arrays))
+    return scores * (lost / max(first, 1e-30))
+
+
+def _unfitted(
+    analysis: Analysis, readers: Readers, scores: Scores, scoring: Scoring, measure: _Measure
+) -> None:
+    """Fills in the scores of the groups that the layers say too little about."""
+    from ..runtime.runnable import runnable
+    from .activation_criterion import activation
+
+    left = [group for group in analysis.groups if group.number not in readers]
+    if not left:
+        return
+    energy = activation(analysis, scoring)
+    for group in left:
+        order = group.units[np.argsort(energy[group.units], kind="stable")]
+        third = order[: -(-len(order) // 3)] if len(order) > 1 else order[:0]
+        removed = np.zeros(analysis.unit_count, np.bool_)
+        removed[third] = True
+        lost = 1.0
+        if len(third):
+            with runnable(rewrite(analysis, removed).model) as (smaller,):
+                lost = measure.lost(smaller)
+        scores[group.units] = energy[group.units] * lost / max(energy[third].sum(), 1e-30)
+
+
+class _Measure:
+    """How far a model's outputs move when the model changes."""
+
+    def __init__(self, model: onnx.ModelProto, feeds: Sequence[Feed], threads: int) -> None:
+        self.model, self.threads = model, threads
+        each = max((len(array) for array in feeds[0].values() if array.ndim), default=1)
+        self.feeds = feeds[: max(1, MEASURED // max(each, 1))]
+        self.wanted = self._outputs(model)
+
+    def lost(self, model: onnx.ModelProto) -> float:
+        """The squared error of its outputs in shares of their variance."""
+        from ..runtime.drift import drift
+
+        return drift(self.wanted, self._outputs(model)) ** 2
+
+    def changed(self, arrays: dict[str, Array]) -> onnx.ModelProto:
+        """The model with these numbers in the place of those of its constants."""
+        changed = onnx.ModelProto()
+        changed.CopyFrom(self.model)
+        for tensor in changed.graph.initializer:
+            if tensor.name in arrays:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(arrays[tensor.name], tensor.name))
+        for node in changed.graph.node:
+            if node.op_type == "Constant" and node.output[0] in arrays:
+                array = np.ascontiguousarray(arrays[node.output[0]])
+                del node.attribute[:]
+                value = onnx.numpy_helper.from_array(array)
+                node.attribute.append(onnx.helper.make_attribute("value", value))
+        return changed
+
+    def _outputs(self, model: onnx.ModelProto) -> dict[str, list[Array]]:
+        from ..runtime.runnable import run_feeds
+
+        found = list(run_feeds(model, self.feeds, threads=self.threads))
+        return {name: [outputs[name] for outputs in found] for name in found[0]}

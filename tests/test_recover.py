@@ -1,0 +1,273 @@
+"""The pass recover: outputs come back towards the original's, and nothing else changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import secateur
+from secateur.ir.errors import UsageError
+from secateur.ir.io import to_proto
+from secateur.passes.base import PassContext
+from secateur.passes.recover import Recover
+
+from .pass_runs import Array, build, run
+
+RESIDUAL = """g (float[N, 3, 8, 8] x) => (float[N, 5] y) {
+    a = Conv<pads = [1, 1, 1, 1]>(x, w0, b0)  s = Relu(a)
+    c = Conv<pads = [1, 1, 1, 1]>(s, w1, b1)  d = Relu(c)
+    e = Conv<pads = [1, 1, 1, 1]>(d, w2, b2)  f = Add(e, s)  h = Relu(f)
+    p = GlobalAveragePool(h)  q = Flatten(p)  y = Gemm<transB = 1>(q, w3, b3)
+}"""
+
+
+def correlated(shape: tuple[int, ...], seed: int, rank: int = 4) -> Array:
+    """Weights whose rows nearly lie in a space of few dimensions: what one does others can do."""
+    rng = np.random.default_rng(seed)
+    columns = int(np.prod(shape[1:]))
+    array = rng.standard_normal((shape[0], rank)) @ rng.standard_normal((rank, columns))
+    array += 0.1 * rng.standard_normal(array.shape)
+    return (array / np.sqrt(rank * columns)).reshape(shape).astype(np.float32)
+
+
+def residual() -> onnx.ModelProto:
+    shapes = {"w0": (12, 3, 3, 3), "w1": (16, 12, 3, 3), "w2": (12, 16, 3, 3), "w3": (5, 12)}
+    weights = {n: correlated(s, k) for k, (n, s) in enumerate(shapes.items())}
+    rng = np.random.default_rng(9)
+    for k, size in enumerate((12, 16, 12, 5)):
+        weights[f"b{k}"] = 0.1 * rng.standard_normal(size).astype(np.float32)
+    return build(RESIDUAL, **weights)
+
+
+def samples(count: int = 200, seed: int = 0, shape: tuple[int, ...] = (3, 8, 8)) -> Array:
+    rng = np.random.default_rng(seed)
+    mixed = rng.standard_normal((count, *shape)) + 0.7 * rng.standard_normal(
+        (count, *shape[:-1], 1)
+    )
+    return mixed.astype(np.float32)
+
+
+def outputs(model: Any, x: Array, name: str = "x") -> Array:
+    proto = model if isinstance(model, onnx.ModelProto) else to_proto(model)
+    return run(proto, {name: x})[0].astype(np.float64)
+
+
+def error(model: Any, original: onnx.ModelProto, x: Array, name: str = "x") -> float:
+    wanted = outputs(original, x, name)
+    return float(np.sqrt(np.square(outputs(model, x, name) - wanted).mean() / wanted.var()))
+
+
+def pruned(original: onnx.ModelProto, pipeline: str, **options: Any) -> secateur.PruneResult:
+    return secateur.run(original, pipeline, bench=False, threads=1, **options)
+
+
+def test_a_residual_block_comes_back() -> None:
+    """On samples that nobody fitted to, recovery leaves a fraction of the error."""
+    original, fresh = residual(), samples(64, seed=1)
+    data = {"x": samples()}
+    alone = pruned(original, "prune{ratio=0.4}", calibration=data)
+    both = pruned(original, "prune{ratio=0.4},recover", calibration=data)
+    assert error(both.model, original, fresh) < 0.35 * error(alone.model, original, fresh)
+    statistics = both.results[-1].statistics
+    assert statistics["drift"] == pytest.approx(error(both.model, original, data["x"]), rel=0.02)
+    assert statistics["drift-before"] == pytest.approx(
+        error(alone.model, original, data["x"]), rel=0.02
+    )
+
+
+def test_only_numbers_change() -> None:
+    original, data = residual(), {"x": samples()}
+    alone = to_proto(pruned(original, "prune{ratio=0.4}", calibration=data).model)
+    both = pruned(original, "prune{ratio=0.4},recover", calibration=data)
+    fitted = to_proto(both.model)
+    names = both.results[-1].details["refitted"]
+    assert names and set(names) <= {t.name for t in alone.graph.initializer}
+    for old, new in zip(alone.graph.initializer, fitted.graph.initializer, strict=True):
+        assert (old.name, old.dims, old.data_type) == (new.name, new.dims, new.data_type)
+        assert (old.raw_data == new.raw_data) == (old.name not in names)
+    for part in (alone, fitted):
+        del part.graph.initializer[:]
+    assert alone == fitted
+
+
+def test_the_same_data_give_the_same_bytes() -> None:
+    original, data = residual(), {"x": samples()}
+    one, other = (
+        to_proto(pruned(original, "prune{ratio=0.4},recover", calibration=data).model)
+        for _ in range(2)
+    )
+    assert one.SerializeToString() == other.SerializeToString()
+
+
+def test_in_steps() -> None:
+    """Two prunings with a recovery after each: kept channels are counted through both."""
+    original, fresh, data = residual(), samples(64, seed=1), {"x": samples()}
+    steps = "prune{ratio=0.25},recover,prune{ratio=0.25},recover"
+    alone = pruned(original, "prune{ratio=0.25},prune{ratio=0.25}", calibration=data)
+    both = pruned(original, steps, calibration=data)
+    assert error(both.model, original, fresh) < 0.4 * error(alone.model, original, fresh)
+
+
+def test_a_model_that_was_not_pruned_stays() -> None:
+    found = pruned(residual(), "recover", calibration={"x": samples()})
+    assert not found.results[-1].modified
+
+
+FORMS = {
+    "transposed": (
+        "g (float[N, 6, 5, 5] x) => (float[N, 4, 11, 11] y) {"
+        " a = ConvTranspose<strides = [2, 2]>(x, w, b) c = Relu(a) y = Conv(c, v, d) }",
+        {"w": (6, 10, 3, 3), "b": (10,), "v": (4, 10, 1, 1), "d": (4,)},
+        (6, 5, 5),
+    ),
+    "grouped": (
+        "g (float[N, 6, 7, 7] x) => (float[N, 4, 5, 5] y) {"
+        " a = Conv(x, w, b) c = Relu(a) e = Conv<group = 2>(c, u, f)"
+        " h = Relu(e) y = Conv(h, v, d) }",
+        {
+            "w": (12, 6, 1, 1),
+            "b": (12,),
+            "u": (8, 6, 3, 3),
+            "f": (8,),
+            "v": (4, 8, 1, 1),
+            "d": (4,),
+        },
+        (6, 7, 7),
+    ),
+    "products": (
+        "g (float[N, 5, 8] x) => (float[N, 5, 4] y) {"
+        " a = MatMul(x, w) c = Add(a, b) e = Tanh(c) f = MatMul(e, v) y = Add(d, f) }",
+        {"w": (8, 16), "b": (16,), "v": (16, 4), "d": (4,)},
+        (5, 8),
+    ),
+    "no bias": (
+        "g (float[N, 5, 8] x) => (float[N, 5, 4] y) { a = MatMul(x, w) c = Tanh(a)"
+        " y = MatMul(c, v) }",
+        {"w": (8, 16), "v": (16, 4)},
+        (5, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_layers(form: str) -> None:
+    text, shapes, shape = FORMS[form]
+    weights = {n: correlated(s, k) for k, (n, s) in enumerate(shapes.items())}
+    original = build(text, **weights)
+    data = samples(200, 0, shape)
+    alone = pruned(original, "prune{ratio=0.4}", calibration={"x": data})
+    both = pruned(original, "prune{ratio=0.4},recover", calibration={"x": data})
+    fresh = samples(64, 1, shape)
+    assert error(both.model, original, fresh) < 0.6 * error(alone.model, original, fresh)
+
+
+@pytest.mark.parametrize("op, gates", [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
+def test_input_weights_of_recurrent_layers(op: str, gates: int) -> None:
+    """What feeds the layer loses channels; its input weights make up for it."""
+    original = build(
+        f"""g (float[6, N, 8] x) => (float[6, a, N, 7] y) {{
+            c = MatMul(x, v)  e = Add(c, d)  f = Relu(e)
+            y = {op}<hidden_size = 7>(f, w, r, b)
+        }}""",
+        v=correlated((8, 20), 0),
+        d=correlated((20,), 1),
+        w=correlated((1, gates * 7, 20), 2).reshape(1, gates * 7, 20),
+        r=correlated((1, gates * 7, 7), 3),
+        b=0.1 * correlated((1, 2 * gates * 7), 4),
+    )
+    x = samples(150, 0, (6, 8)).transpose(1, 0, 2)
+    data = {"x": x[:, None].transpose(2, 0, 1, 3)}  # whole feeds of one sequence
+    alone = pruned(original, "prune{ratio=0.4}", calibration=data)
+    both = pruned(original, "prune{ratio=0.4},recover", calibration=data)
+    assert "w" in both.results[-1].details["refitted"]
+    fresh = samples(40, 1, (6, 8)).transpose(1, 0, 2)
+    assert error(both.model, original, fresh) < 0.7 * error(alone.model, original, fresh)
+
+
+def test_quantised_weights_are_rounded_to_their_steps() -> None:
+    rng = np.random.default_rng(0)
+
+    def stored(shape: tuple[int, ...], seed: int) -> tuple[Array, Array]:
+        array = correlated(shape, seed)
+        scale = np.abs(array).reshape(shape[0], -1).max(axis=1) / 100
+        return np.rint(array / scale[:, None, None, None]).astype(np.int8), scale
+
+    (q, s), (p, t) = stored((16, 4, 3, 3), 0), stored((6, 16, 1, 1), 1)
+    original = build(
+        """g (float[N, 4, 8, 8] x) => (float[N, 6, 6, 6] y) {
+            w = DequantizeLinear<axis = 0>(q, s)  a = Conv(x, w, b)  c = Relu(a)
+            v = DequantizeLinear<axis = 0>(p, t)  y = Conv(c, v, d)
+        }""",
+        q=q,
+        s=s,
+        p=p,
+        t=t,
+        b=0.1 * rng.standard_normal(16).astype(np.float32),
+        d=0.1 * rng.standard_normal(6).astype(np.float32),
+    )
+    data = samples(200, 0, (4, 8, 8))
+    alone = pruned(original, "prune{ratio=0.4}", calibration={"x": data})
+    both = pruned(original, "prune{ratio=0.4},recover", calibration={"x": data})
+    assert "p" in both.results[-1].details["refitted"]
+    assert to_proto(both.model).graph.initializer[0].data_type == onnx.TensorProto.INT8
+    fresh = samples(64, 1, (4, 8, 8))
+    assert error(both.model, original, fresh) < 0.6 * error(alone.model, original, fresh)
+
+
+def normalised() -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    return build(
+        """g (float[N, 4, 6, 6] x) => (float[N, 3, 6, 6] y) {
+            a = Conv(x, w)  c = BatchNormalization(a, s, o, m, v)  e = Relu(c)
+            f = Conv(e, u)  h = BatchNormalization(f, t, p, n, z)  k = Relu(h)  y = Conv(k, r)
+        }""",
+        w=correlated((12, 4, 1, 1), 0),
+        u=correlated((10, 12, 1, 1), 1),
+        r=correlated((3, 10, 1, 1), 2),
+        **{n: 1 + 0.2 * rng.random(12).astype(np.float32) for n in "sv"},
+        **{n: 0.2 * rng.standard_normal(12).astype(np.float32) for n in "om"},
+        **{n: 0.2 * rng.standard_normal(10).astype(np.float32) for n in "pn"},
+        **{n: 1 + 0.2 * rng.random(10).astype(np.float32) for n in "tz"},
+    )
+
+
+def test_batch_normalization_gets_new_statistics() -> None:
+    """Its inputs, normalised, have the mean and deviation that the original's have."""
+    original, data = normalised(), samples(200, 0, (4, 6, 6))
+    both = pruned(original, "prune{ratio=0.4},recover", calibration={"x": data})
+    assert {"n", "z"} & set(both.results[-1].details["refitted"])
+    fresh = samples(64, 1, (4, 6, 6))
+    alone = pruned(original, "prune{ratio=0.4}", calibration={"x": data})
+    assert error(both.model, original, fresh) < 0.6 * error(alone.model, original, fresh)
+
+
+def test_on_noise() -> None:
+    original, fresh = residual(), samples(64, seed=1)
+    alone = pruned(original, "prune{ratio=0.4}")
+    both = pruned(original, "prune{ratio=0.4},recover{data=noise samples=512}")
+    assert error(both.model, original, fresh) < 0.6 * error(alone.model, original, fresh)
+
+
+def test_types_stay() -> None:
+    original = residual()
+    for tensor in original.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    for value in (*original.graph.input, *original.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    data = {"x": samples().astype(np.float16)}
+    both = to_proto(pruned(original, "prune{ratio=0.4},recover", calibration=data).model)
+    assert {t.data_type for t in both.graph.initializer} == {onnx.TensorProto.FLOAT16}
+
+
+def test_errors() -> None:
+    with pytest.raises(UsageError, match="--calibration"):
+        pruned(residual(), "recover")
+    with pytest.raises(UsageError, match="original"):
+        Recover().run(secateur.load(residual()), PassContext(calibration={"x": samples()}))
+    for option in ("samples=1", "rows=-1", "memory=0"):
+        with pytest.raises(UsageError, match=option.split("=")[0]):
+            pruned(residual(), f"recover{{{option}}}", calibration={"x": samples()})
