@@ -31,6 +31,8 @@ from ..passes.prune import Prune, Pruning
 from ..runtime.benchmark import Speedup, Timing
 from ..runtime.certificate import Certificate
 from .context import Calibration, Progress, check_threads, pass_context
+from .sensitivity import Sensitivity as Sensitivity
+from .sensitivity import sensitivity as sensitivity
 
 Source = str | os.PathLike[str] | onnx.ModelProto | oir.Model
 

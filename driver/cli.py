@@ -34,6 +34,7 @@ from .options import (
     check_printed,
     parse_dims,
 )
+from .sensitivity_command import sensitivity
 
 if TYPE_CHECKING:
     from .api import PruneResult
@@ -380,6 +381,9 @@ def passes(json: Json = False) -> None:
     from .terminal import show_passes
 
     _print(describe_plugins(), json, show_passes)
+
+
+app.command()(sensitivity)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ _API = (
     "Bench",
     "Plan",
     "PruneResult",
+    "Sensitivity",
     "analyze",
     "bench",
     "certify",
@@ -30,6 +31,7 @@ _API = (
     "prune",
     "rewrite",
     "run",
+    "sensitivity",
     "verify",
 )
 _ERRORS = (
@@ -52,6 +54,9 @@ if _TYPE_CHECKING:
     from .driver.api import (
         PruneResult as PruneResult,
     )
+    from .driver.api import (
+        Sensitivity as Sensitivity,
+    )
     from .driver.api import analyze as analyze
     from .driver.api import bench as bench
     from .driver.api import certify as certify
@@ -60,6 +65,7 @@ if _TYPE_CHECKING:
     from .driver.api import prune as prune
     from .driver.api import rewrite as rewrite
     from .driver.api import run as run
+    from .driver.api import sensitivity as sensitivity
     from .driver.api import verify as verify
     from .ir.errors import CertificateError as CertificateError
     from .ir.errors import DataError as DataError

@@ -1,0 +1,141 @@
+"""The same function on many items, on the workers of a Dask cluster.
+
+Workers need not see our files: what the items speak of is sent to each worker once, and unpacked
+there into a folder of the worker's own, which goes when the work is done, or with the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..ir.errors import CertificateError, SecateurError, UsageError
+from .session import one_line
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Function = Callable[[Path, Item], Result]
+"""A function of the folder with the files and of an item."""
+
+WAIT = 15.0
+"""Seconds that scheduler and workers have to answer."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """The contents of files by their names in the folder, and a name for the folder."""
+
+    files: Mapping[str, bytes]
+    key: str
+
+
+def pack(files: Mapping[str, Path]) -> Parcel:
+    """A parcel of these files. Raises UsageError when one cannot be read."""
+    try:
+        contents = {name: path.read_bytes() for name, path in files.items()}
+    except OSError as error:
+        raise UsageError(f"cannot send {error.filename}: {error.strerror}") from None
+    return Parcel(contents, secrets.token_hex(8))
+
+
+def on_cluster(
+    address: str,
+    parcel: Parcel,
+    function: Function[Item, Result],
+    items: Sequence[Item],
+    forget: Callable[[], None],
+) -> Iterator[tuple[Item, Result]]:
+    """Pairs of item and result, as the cluster whose scheduler is at ``address`` completes them.
+
+    ``forget`` is called on every worker in the end. Raises UsageError when `distributed` is missing
+    or when the scheduler or its workers do not answer, CertificateError when workers die of the
+    work, and what the function raises.
+    """
+    try:
+        import distributed
+    except ImportError:
+        raise UsageError(
+            "--scheduler needs the package distributed: pip install 'secateur[cluster]'"
+        ) from None
+    with _client(address) as client:
+        sent = client.scatter(parcel, broadcast=True, hash=False)
+        futures = {
+            client.submit(_unpack_and_run, function, sent, item, pure=False): item for item in items
+        }
+        try:
+            for future in distributed.as_completed(futures):
+                yield futures[future], future.result()
+        except SecateurError:
+            raise
+        except Exception as error:
+            raise CertificateError(
+                f"the cluster at {address} failed: {type(error).__name__}: {one_line(error)}"
+                " (its workers need the same secateur)"
+            ) from None
+        finally:
+            client.cancel(list(futures))
+            with contextlib.suppress(Exception):  # tidying up is no reason to fail
+                client.run(_clean, parcel.key, forget)
+
+
+def _client(address: str) -> Client:
+    import logging
+
+    import distributed
+
+    for name in ("distributed", "distributed.core", "distributed.comm"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # we say ourselves what is wrong
+    try:
+        client = distributed.Client(address, timeout=WAIT, set_as_default=False)
+    except Exception as error:  # whatever its transports say to a wrong address
+        raise UsageError(
+            f"no scheduler answers at {address}: {type(error).__name__}: {one_line(error)}"
+        ) from None
+    try:
+        client.wait_for_workers(1, timeout=WAIT)
+    except TimeoutError:
+        client.close()
+        raise UsageError(f"the scheduler at {address} has no workers: start some") from None
+    return client
+
+
+def _unpack_and_run(function: Function[Item, Result], parcel: Parcel, item: Item) -> Result:
+    return function(_unpacked(parcel), item)
+
+
+def _home(parcel: str) -> Path:
+    from distributed import get_worker
+
+    worker: Any = get_worker()
+    return Path(worker.local_directory) / f"secateur-{parcel}"
+
+
+def _unpacked(parcel: Parcel) -> Path:
+    """The folder with the files; what several threads unpack at once is kept once."""
+    home = _home(parcel.key)
+    if home.exists():
+        return home
+    folder = Path(tempfile.mkdtemp(prefix="secateur-", dir=home.parent))
+    for name, data in parcel.files.items():
+        path = folder / PurePosixPath(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    try:
+        folder.rename(home)
+    except OSError:  # another thread was first
+        shutil.rmtree(folder, ignore_errors=True)
+    return home
+
+
+def _clean(parcel: str, forget: Callable[[], None]) -> None:
+    forget()
+    shutil.rmtree(_home(parcel), ignore_errors=True)
