@@ -30,7 +30,9 @@ from ..passes.proof import Points
 from ..passes.prune import Prune, Pruning
 from ..runtime.benchmark import Speedup, Timing
 from ..runtime.certificate import Certificate
+from ..runtime.packing import Packed as Packed
 from .context import Calibration, Progress, check_threads, pass_context
+from .packing import pack_calibration as pack_calibration
 from .sensitivity import Sensitivity as Sensitivity
 from .sensitivity import sensitivity as sensitivity
 

@@ -16,6 +16,7 @@ import typer
 
 from .. import __version__
 from ..ir.errors import CertificateError, UsageError
+from .calibrate_command import calibrate
 from .failures import Commands
 from .options import (
     Bench,
@@ -384,6 +385,7 @@ def passes(json: Json = False) -> None:
 
 
 app.command()(sensitivity)
+app.command()(calibrate)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 _API = (
     "Bench",
+    "Packed",
     "Plan",
     "PruneResult",
     "Sensitivity",
@@ -27,6 +28,7 @@ _API = (
     "bench",
     "certify",
     "load",
+    "pack_calibration",
     "plan",
     "prune",
     "rewrite",
@@ -49,6 +51,9 @@ if _TYPE_CHECKING:
         Bench as Bench,
     )
     from .driver.api import (
+        Packed as Packed,
+    )
+    from .driver.api import (
         Plan as Plan,
     )
     from .driver.api import (
@@ -61,6 +66,7 @@ if _TYPE_CHECKING:
     from .driver.api import bench as bench
     from .driver.api import certify as certify
     from .driver.api import load as load
+    from .driver.api import pack_calibration as pack_calibration
     from .driver.api import plan as plan
     from .driver.api import prune as prune
     from .driver.api import rewrite as rewrite
