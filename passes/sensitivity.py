@@ -129,6 +129,8 @@ def _groups(analysis: Analysis, sweep: Sweep) -> list[Group]:
         hint = "run 'secateur inspect' to see what is pinned and why"
         if able:
             hint = f"{len(able)} groups are inexact: allow them with --inexact"
+            if len(able) == 1:
+                hint = "1 group is inexact: allow it with --inexact"
         raise TargetError(f"nothing in this model can be pruned; {hint}")
     for glob in sweep.groups:
         names = [g.name for g in chosen]

@@ -72,7 +72,7 @@ def on_cluster(
             client.submit(_unpack_and_run, function, sent, item, pure=False): item for item in items
         }
         try:
-            for future in distributed.as_completed(futures):
+            for future in distributed.as_completed(futures, loop=client.loop):
                 yield futures[future], future.result()
         except SecateurError:
             raise
@@ -109,19 +109,17 @@ def _client(address: str) -> Client:
 
 
 def _unpack_and_run(function: Function[Item, Result], parcel: Parcel, item: Item) -> Result:
-    return function(_unpacked(parcel), item)
-
-
-def _home(parcel: str) -> Path:
     from distributed import get_worker
 
-    worker: Any = get_worker()
-    return Path(worker.local_directory) / f"secateur-{parcel}"
+    return function(_unpacked(parcel, _home(parcel.key, get_worker())), item)
 
 
-def _unpacked(parcel: Parcel) -> Path:
-    """The folder with the files; what several threads unpack at once is kept once."""
-    home = _home(parcel.key)
+def _home(key: str, worker: Any) -> Path:
+    return Path(worker.local_directory) / f"secateur-{key}"
+
+
+def _unpacked(parcel: Parcel, home: Path) -> Path:
+    """``home``, with the files in it; what several threads unpack at once is kept once."""
     if home.exists():
         return home
     folder = Path(tempfile.mkdtemp(prefix="secateur-", dir=home.parent))
@@ -136,6 +134,7 @@ def _unpacked(parcel: Parcel) -> Path:
     return home
 
 
-def _clean(parcel: str, forget: Callable[[], None]) -> None:
+def _clean(key: str, forget: Callable[[], None], dask_worker: Any) -> None:
+    """Dask gives a function with an argument of that name its worker."""
     forget()
-    shutil.rmtree(_home(parcel), ignore_errors=True)
+    shutil.rmtree(_home(key, dask_worker), ignore_errors=True)
