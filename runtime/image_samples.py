@@ -38,7 +38,7 @@ class ImageOptions:
     """What becomes of a picture.
 
     ``size``: height and width (None: those of the input); ``layout``: where the channels are (None:
-    where the input has 1, 3 or 4 of them); ``mean`` and ``std``: one number, or one a channel;
+    where the input has 1 or 3, else 4 of them); ``mean`` and ``std``: one number, or one a channel;
     ``scale``: None means 1/255 for inputs of floats, else 1; ``bgr``: blue first; ``resize``: to
     "squash" it, to "crop" its middle once it covers the size, or to "letterbox" it in grey.
     """
@@ -142,10 +142,13 @@ def _form(name: str, shape: Sequence[int | str], options: ImageOptions) -> _Form
 
 
 def _layout(sizes: Sequence[int | str]) -> Layout | None:
-    """Where the channels are; first, if both ends could be channels."""
-    if sizes[0] in _MODES:
-        return "NCHW"
-    return "NHWC" if sizes[2] in _MODES else None
+    """Where the channels are: 1 or 3 of them rather than 4, in front rather than at the end."""
+    for channels in ((1, 3), (4,)):
+        if sizes[0] in channels:
+            return "NCHW"
+        if sizes[2] in channels:
+            return "NHWC"
+    return None
 
 
 def _pixels(path: Path, form: _Form, resize: Resize) -> Array:

@@ -204,9 +204,10 @@ class _Packer:
     def add(self, sample: Mapping[str, Array], label: str) -> None:
         """Adds what one sample holds. Raises DataError when it does not fit."""
         if wrong := sorted(self.inputs.keys() ^ sample.keys()):
-            known = wrong[0] in self.inputs
-            hint = f"nothing for input {wrong[0]!r}" if known else f"no input is {wrong[0]!r}"
-            raise DataError(f"{label}: {hint} (inputs: {', '.join(self.inputs)})")
+            known = [name for name in wrong if name in self.inputs]
+            hint = f"nothing for input {known[0]!r}" if known else f"no input is {wrong[0]!r}"
+            there, inputs = ", ".join(sample) or "none", ", ".join(self.inputs)
+            raise DataError(f"{label}: {hint} (arrays: {there}; inputs: {inputs})")
         arrays = {name: np.asarray(sample[name]) for name in self.inputs}
         if not self.count:
             self.feeds = self.feeds or self._are_feeds(arrays)

@@ -27,7 +27,7 @@ def network(weights: Weights) -> onnx.ModelProto:
           f = Flatten(p)
           y = MatMul(f, c)
         }""",
-        **weights,
+        **weights,  # type: ignore[arg-type]
     )
 
 
@@ -61,7 +61,7 @@ def normalised(weights: Weights) -> onnx.ModelProto:
           n = LayerNormalization(h, scale)
           y = MatMul(n, down)
         }""",
-        **weights,
+        **weights,  # type: ignore[arg-type]
     )
 
 
