@@ -20,6 +20,9 @@ _COLUMNS = (
     *("error", "mse", "cosine", "top1"),
 )
 
+SHARES = 6
+"""Of more shares the terminal shows every second, third, …"""
+
 
 def check_suffix(path: Path, suffixes: Sequence[str], option: str) -> None:
     """Raises UsageError for a name that does not say which format is wanted."""
@@ -68,18 +71,24 @@ def show_sensitivity(result: Sensitivity) -> None:
     from .terminal import MANY, _notes, _out, _table
 
     by_group = pivot(result)
-    ratios = sorted({row.ratio for row in result.rows})
-    table = _table("group", "units", *(f"{ratio:.4g}" for ratio in ratios))
+    ratios = [row.ratio for row in by_group[0]]
+    step = -(-len(ratios) // SHARES)
+    chosen = range((len(ratios) - 1) % step, len(ratios), step)  # the largest among them
+    table = _table("group", "units", *(f"{ratios[k]:.4g}" for k in chosen))
+    for column in table.columns[1:]:
+        column.no_wrap = True
     for entries in by_group[:MANY]:
         first = entries[0]
         name = escape(first.group) + ("" if first.exact else " (inexact)")
-        values = (shown(row, result.metric) for row in entries)
+        values = (shown(entries[k], result.metric) for k in chosen)
         table.add_row(name, str(first.units), *values)
     out = _out()
     out.print(f"{LABELS[result.metric]} when a share of one group goes, on {_samples(result)}")
     out.print(table)
     if len(by_group) > MANY:
         out.print(f"… and {len(by_group) - MANY} less sensitive groups (see --output or --json)")
+    if step > 1:
+        out.print(f"… and {len(ratios) - len(chosen)} more shares (see --output or --json)")
     known = f", {result.resumed} of them from before" if result.resumed else ""
     out.print(f"{result.measured + result.resumed} candidates measured{known}")
     failures = {row.failure: row for row in result.rows if row.failure is not None}

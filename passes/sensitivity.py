@@ -51,7 +51,8 @@ class Sweep:
 @dataclass(frozen=True)
 class Case:
     """One group and one share. ``removed`` units would go, possibly none; at least one stays.
-    ``macs`` and ``parameters`` are the shares of the whole model that go with them."""
+    ``macs`` and ``parameters`` are the shares of the whole model that go with them, where units of
+    a group differ on average."""
 
     group: Group
     ratio: float
@@ -90,7 +91,7 @@ def cases(analysis: Analysis, sweep: Sweep) -> list[Case]:
     groups = _groups(analysis, sweep)
     scores = score_units(analysis, sweep.criterion)
     costs = CostModel(analysis)
-    whole = costs.costs()
+    none = np.zeros(len(analysis.groups), np.int64)
     types = facts_types(analysis.facts)
     values = {
         output_name(site.node): [str(v.name) for v in (*site.node.inputs, *site.node.outputs) if v]
@@ -111,9 +112,12 @@ def cases(analysis: Analysis, sweep: Sweep) -> list[Case]:
             count = min(int(np.floor(len(order) * ratio + 0.5)), len(order) - 1)
             removed = np.zeros(analysis.unit_count, np.bool_)
             removed[order[:count]] = True
-            left = costs.costs(removed)
-            macs = _saved(whole.macs, left.macs)
-            parameters = _saved(whole.parameters, left.parameters)
+            counts = none.copy()
+            counts[group.number] = count
+            macs, parameters = (
+                _saved(products.total(none), products.total(counts))
+                for products in (costs.macs, costs.parameters)
+            )
             found.append(Case(group, ratio, count, macs, parameters, candidate(removed)))
     return found
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ import secateur
 from .cli_runs import CALIBRATION, ROOT, invoke
 from .failing_runs import Fails
 from .pass_runs import normal
+from .processes import assert_soon, of_group
 from .sensitivity_models import network, network_weights
 
 LINE = ["sensitivity", "m.onnx", "--calibration", "c.npz", "--jobs", "1", "--ratios", "0.25,0.5"]
@@ -87,6 +90,51 @@ def test_the_terminal_has_a_line_for_each_group(small: Path) -> None:
         assert len(line) == len(head)
     assert "4 candidates measured" in text
     assert "4 candidates measured, 4 of them from before" in invoke(*LINE, "--work", "w").stdout
+
+
+def test_the_terminal_shows_some_of_many_shares(small: Path) -> None:
+    shares = [f"{k / 20:g}" for k in range(1, 20)]
+    line = [*LINE[:-1], ",".join(shares)]
+    text = invoke(*line).stdout
+    (head,) = re.findall(r"^group +units +(.*)$", text, re.MULTILINE)
+    assert head.split() == ["0.15", "0.35", "0.55", "0.75", "0.95"]
+    assert "… and 14 more shares" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_ctrl_c_ends_all_processes_and_keeps_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "examples" / "digits.onnx", "m.onnx")
+    shares = ",".join(f"{k / 40:g}" for k in range(1, 40))
+    line = ["m.onnx", "--calibration", str(CALIBRATION), "--ratios", shares, "--work", "w"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "secateur", "sensitivity", *line, "--jobs", "2"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        files = tmp_path.glob
+        assert_soon(lambda: any(p.read_bytes().count(b"\n") > 2 for p in files("w/*")), "no result")
+        assert running.poll() is None
+        os.killpg(running.pid, signal.SIGINT)  # a terminal sends it to all of them
+        stdout, stderr = running.communicate(timeout=60)
+    assert (running.returncode, stdout) == (130, "")
+    assert "Traceback" not in stderr
+    assert_soon(lambda: not any(of_group(running.pid)), "processes outlive the command")
+    (path,) = tmp_path.glob("w/*")
+    kept = len(path.read_bytes().splitlines()) - 1
+    found = secateur.sensitivity(
+        "m.onnx",
+        calibration=CALIBRATION,
+        ratios=[k / 40 for k in range(1, 40)],
+        groups=["stem*"],
+        work="w",
+    )
+    assert kept > 0 and found.resumed + found.measured == 15 + 1
 
 
 def test_the_plot_shows_every_number(small: Path) -> None:
