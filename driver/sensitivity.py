@@ -19,6 +19,7 @@ import onnx_ir as oir
 from ..ir.analysis import Analysis
 from ..ir.errors import UsageError
 from ..ir.io import digest, load_model, model_files, save_model
+from ..ir.tensors import all_tensors
 from ..passes import computed_weights as _analysis
 from ..passes.base import PassContext
 from ..passes.sensitivity import Row, Sweep, cases, rows
@@ -104,10 +105,11 @@ def sensitivity(
     """Measures, for every group and every share in ``ratios``, how far the outputs move on
     calibration data when the group alone loses its least important units.
 
-    ``jobs`` processes share the work (0: one for each core), each with ``threads`` ONNX Runtime
-    threads (0: the cores divided by the jobs); or ``scheduler`` is the address of a Dask scheduler
-    whose workers do it. With a folder ``work``, results are kept there as they come, and a run that
-    was cut short goes on from them. ``groups`` are globs of group names.
+    ``jobs`` processes share the work (0: one for each core, as far as memory goes), each with
+    ``threads`` ONNX Runtime threads (0: the cores divided by the jobs); or ``scheduler`` is the
+    address of a Dask scheduler whose workers do it. With a folder ``work``, results are kept there
+    as they come, and a run that was cut short goes on from them. ``groups`` are globs of group
+    names.
 
     Raises the errors of `secateur.ir.errors`; see docs/cli.md.
     """
@@ -125,7 +127,7 @@ def sensitivity(
     entries = cases(analysis, sweep)
     unique = {case.candidate.key: case.candidate for case in entries}
     cores = usable_cores()
-    jobs = min(jobs or cores, len(unique))
+    jobs = min(jobs or affordable(model, cores), len(unique))
     binding = dict(analysis.facts[0].binding)
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         arrays = _stored(context.calibration, max(samples, *_steps(model, binding)))
@@ -154,6 +156,17 @@ def sensitivity(
     return Sensitivity(
         tuple(rows(entries, done, metric)), metric, count, binding, len(left), resumed
     )
+
+
+def affordable(model: oir.Model, cores: int) -> int:
+    """One process a core, as far as half of the memory holds them: each needs its weights about
+    four times (the original, a masked copy, its message and ONNX Runtime's own)."""
+    weights = sum(t.nbytes for t in all_tensors(model) if t.dtype != oir.DataType.STRING)
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not every system says
+        return cores
+    return max(min(cores, memory // 2 // max(4 * weights, 1)), 1)
 
 
 def _sweep(ratios: Sequence[float], criterion: str, inexact: bool, groups: Sequence[str]) -> Sweep:

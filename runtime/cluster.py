@@ -7,6 +7,7 @@ there into a folder of the worker's own, which goes when the work is done, or wi
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import shutil
 import tempfile
@@ -66,7 +67,7 @@ def on_cluster(
         raise UsageError(
             "--scheduler needs the package distributed: pip install 'secateur[cluster]'"
         ) from None
-    with _client(address) as client:
+    with _quiet(), _client(address) as client:
         sent = client.scatter(parcel, broadcast=True, hash=False)
         futures = {
             client.submit(_unpack_and_run, function, sent, item, pure=False): item for item in items
@@ -88,12 +89,8 @@ def on_cluster(
 
 
 def _client(address: str) -> Client:
-    import logging
-
     import distributed
 
-    for name in ("distributed", "distributed.core", "distributed.comm"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # we say ourselves what is wrong
     try:
         client = distributed.Client(address, timeout=WAIT, set_as_default=False)
     except Exception as error:  # whatever its transports say to a wrong address
@@ -102,10 +99,22 @@ def _client(address: str) -> Client:
         ) from None
     try:
         client.wait_for_workers(1, timeout=WAIT)
-    except TimeoutError:
+    except (TimeoutError, distributed.TimeoutError):
         client.close()
         raise UsageError(f"the scheduler at {address} has no workers: start some") from None
     return client
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing from the logger of `distributed`: what is wrong, our errors say."""
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _unpack_and_run(function: Function[Item, Result], parcel: Parcel, item: Item) -> Result:

@@ -10,6 +10,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,10 @@ def python_samples(
 def _items(label: str, found: Any, inputs: tuple[str, ...]) -> Iterator[dict[str, Array]]:
     count = 0
     try:
-        for item in found() if callable(found) else found:
-            yield _sample(item, inputs, f"{label}: item {count}")
-            count += 1
+        with _current_folder():
+            for item in found() if callable(found) else found:
+                yield _sample(item, inputs, f"{label}: item {count}")
+                count += 1
     except DataError:
         raise
     except Exception as error:  # whatever the user's code raises
@@ -137,19 +139,24 @@ def _sample(item: Any, inputs: tuple[str, ...], where: str) -> dict[str, Array]:
 
 def _named(source: str) -> Any:
     module, _, name = source.partition(":")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
+        with _current_folder():
+            found: Any = importlib.import_module(module)
+            for part in name.split("."):
+                found = getattr(found, part)
     except Exception as error:  # whatever the user's module raises
         raise UsageError(
             f"cannot import {source}: {type(error).__name__}: {one_line(error)}"
         ) from None
-    finally:
-        if added:
-            sys.path.remove(here)
     return found
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """Modules of the current folder can be imported, also by an installed command."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

@@ -109,6 +109,18 @@ def test_limit_and_shuffle() -> None:
     np.testing.assert_array_equal(few["x"], first["x"][:3])
 
 
+def test_progress() -> None:
+    np.savez("in.npz", x=numbers(4, 3))
+    for source, limit, expected in (
+        ("in.npz", None, [0.25, 0.5, 0.75, 1.0]),
+        ("in.npz", 2, [0.5, 1.0]),
+        (lambda: iter(numbers(2, 3)), None, [None, None]),
+    ):
+        seen: list[float | None] = []
+        packed(source, VECTOR, limit=limit, progress=lambda message, done, s=seen: s.append(done))
+        assert seen == expected
+
+
 def test_the_same_samples_give_the_same_bytes() -> None:
     np.savez("in.npz", x=numbers(4, 3))
     secateur.pack_calibration("in.npz", "a.npz", VECTOR)
@@ -352,6 +364,9 @@ class Data:
     def __iter__(self):
         yield {"ids": [9] * 5, "mask": [True] * 5}
 data = Data()
+def late():
+    import late_helper
+    yield late_helper.row
 def fails():
     yield np.zeros(3)
     raise ValueError("no more\\ndata")
@@ -367,6 +382,9 @@ def test_python_by_name(folder: Path) -> None:
     assert arrays["x"].tolist() == [[0] * 3, [1] * 3, [2] * 3]
     arrays, _ = packed("own_samples:rows", VECTOR)
     assert arrays["x"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    Path("late_helper.py").write_text("row = [7, 8, 9]")
+    arrays, _ = packed("own_samples:late", VECTOR)
+    assert arrays["x"].tolist() == [[7, 8, 9]]
     arrays, _ = packed("own_samples:Data.pairs", TWO)
     assert arrays["ids"].tolist() == [[0, 1, 2, 3, 4]]
     assert arrays["mask"].tolist() == [[False, False, False, True, True]]

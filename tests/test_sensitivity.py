@@ -16,6 +16,7 @@ import pytest
 
 import secateur
 from secateur import CertificateError, DataError, Sensitivity, TargetError, UsageError
+from secateur.driver.sensitivity import affordable
 from secateur.ir.io import to_proto
 from secateur.passes.criteria import score_units
 from secateur.runtime.inputs import random_feed
@@ -390,6 +391,15 @@ def test_a_work_file_that_says_something_else_is_refused(tmp_path: Path) -> None
         path.write_text("".join(f"{line}\n" for line in wrong))
         with pytest.raises(DataError, match=words):
             measured(work=tmp_path)
+
+
+def test_processes_are_as_many_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = onnx_ir.from_proto(network(network_weights()))
+    weights = 4 * sum(array.size for array in network_weights().values())
+    for factor, expected in ((1, 1), (8 * 3, 3), (8 * 3.9, 3), (8 * 100, 16)):
+        pages = {"SC_PHYS_PAGES": int(factor * weights), "SC_PAGE_SIZE": 1}
+        monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+        assert affordable(model, 16) == expected
 
 
 def test_a_process_that_dies_is_an_error() -> None:
