@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -147,11 +147,12 @@ def sensitivity(
             resumed = len(done)
             left = [candidate for key, candidate in unique.items() if key not in done]
             context.progress("measure", resumed / len(unique))
-            for candidate, result in _measured(study, left, jobs, scheduler):
-                done[candidate.key] = result
-                if journal is not None:
-                    journal.add(candidate.key, result.to_json())
-                context.progress("measure", len(done) / len(unique))
+            with closing(_measured(study, left, jobs, scheduler)) as results:
+                for candidate, result in results:
+                    done[candidate.key] = result
+                    if journal is not None:
+                        journal.add(candidate.key, result.to_json())
+                    context.progress("measure", len(done) / len(unique))
     count = min(samples, min((len(a) for a in arrays.values() if a.ndim), default=1))
     return Sensitivity(
         tuple(rows(entries, done, metric)), metric, count, binding, len(left), resumed
@@ -261,11 +262,15 @@ def _inputs(study: Study, arrays: Mapping[str, Array]) -> dict[str, Any]:
 
 def _measured(
     study: Study, candidates: Sequence[Candidate], jobs: int, scheduler: str | None
-) -> Iterator[tuple[Candidate, Measured]]:
+) -> Generator[tuple[Candidate, Measured], None, None]:
     if not candidates:
-        return iter(())
+        return
     if scheduler is None:
-        return in_processes(partial(measure, study), candidates, jobs)
+        try:
+            yield from in_processes(partial(measure, study), candidates, jobs)
+        finally:
+            forget()
+        return
     from ..runtime.cluster import on_cluster, pack
 
     path = Path(study.model)
@@ -276,4 +281,4 @@ def _measured(
     sent = replace(study, model=f"model/{path.name}", calibration="calibration.npz")
     function: Callable[[Path, Candidate], Measured] = partial(measure_in, sent)
     parcel = pack(files | {"calibration.npz": Path(study.calibration)})
-    return on_cluster(scheduler, parcel, function, candidates, forget)
+    yield from on_cluster(scheduler, parcel, function, candidates, forget)

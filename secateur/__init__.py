@@ -2,7 +2,9 @@
 
 ``secateur.prune("model.onnx", macs=0.5)`` prunes, proves and times a model; `analyze`, `plan`,
 `rewrite`, `certify` and `bench` are its steps; `run` executes a pipeline of passes and `verify`
-proves a certificate again from files. Names load on first use, so importing costs nothing.
+proves a certificate again from files; `pack_calibration` makes the data that some of them need, and
+`sensitivity` measures on it what each group is worth. Names load on first use, so importing costs
+nothing.
 """
 
 from __future__ import annotations

@@ -9,10 +9,15 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+import secateur
+from secateur import Sensitivity
+
 from .pass_runs import build, normal
 
 Array = npt.NDArray[Any]
 Weights = dict[str, Array]
+DATA = {"x": normal(20, 3, 6, 6, seed=9)}
+RATIOS = (0.25, 0.5, 0.8)
 
 
 def network(weights: Weights) -> onnx.ModelProto:
@@ -77,3 +82,9 @@ def outputs(model: onnx.ModelProto, feed: Weights) -> Array:
     """The first output in float64."""
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, feed)[0]).astype(np.float64)
+
+
+def measured(**options: object) -> Sensitivity:
+    """Of `network`, on `DATA`."""
+    settings: dict[str, object] = {"calibration": DATA, "ratios": RATIOS, "threads": 1} | options
+    return secateur.sensitivity(network(network_weights()), **settings)  # type: ignore[arg-type]
