@@ -26,6 +26,7 @@ from ..passes.sensitivity import Row, Sweep, cases, rows
 from ..runtime.candidates import Candidate, Measured, Study, forget, measure, measure_in
 from ..runtime.journal import Journal
 from ..runtime.parallel import in_processes, usable_cores
+from ..runtime.spool import npz_chunks
 from .context import Calibration, Progress, pass_context
 
 if TYPE_CHECKING:
@@ -242,7 +243,8 @@ def _model_file(source: Source, model: oir.Model, folder: Path) -> str:
 
 def _data_file(arrays: Mapping[str, Array], folder: Path) -> str:
     path = folder / "calibration.npz"
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    with path.open("wb") as file:
+        file.writelines(npz_chunks(arrays))
     return str(path)
 
 

@@ -68,9 +68,9 @@ def npz_chunks(arrays: Mapping[str, Array]) -> Iterator[bytes]:
         for name, array in arrays.items():
             info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
             with archive.open(info, "w", force_zip64=True) as member:
-                np.lib.format.write_array_header_1_0(
-                    member, np.lib.format.header_data_from_array_1_0(array)
-                )
+                kind = np.lib.format.dtype_to_descr(array.dtype)
+                header = {"descr": kind, "fortran_order": False, "shape": array.shape}
+                np.lib.format.write_array_header_1_0(member, header)
                 flat = np.asarray(array).reshape(-1)
                 step = max(_BLOCK // array.dtype.itemsize, 1)
                 for start in range(0, flat.size, step):

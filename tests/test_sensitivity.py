@@ -171,6 +171,14 @@ def test_data_in_every_form_and_models_too(tmp_path: Path) -> None:
         assert found.to_json() == expected
 
 
+def test_an_input_may_be_called_anything_and_lie_in_any_order() -> None:
+    model = network(network_weights())
+    model.graph.input[0].name = model.graph.node[0].input[0] = "file"
+    data = {"file": np.asfortranarray(DATA["x"])}
+    found = secateur.sensitivity(model, calibration=data, ratios=RATIOS, threads=1)
+    assert found.to_json() == measured().to_json()
+
+
 def test_outputs_that_are_labels() -> None:
     model = build(
         """g (float[N,5] x) => (int64[N] y) {
