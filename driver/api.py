@@ -31,7 +31,11 @@ from ..passes.prune import Prune, Pruning
 from ..passes.scoring import Combine, Normalize, Scoring
 from ..runtime.benchmark import Speedup, Timing
 from ..runtime.certificate import Certificate
+from ..runtime.packing import Packed as Packed
 from .context import Calibration, Progress, check_threads, pass_context
+from .packing import pack_calibration as pack_calibration
+from .sensitivity import Sensitivity as Sensitivity
+from .sensitivity import sensitivity as sensitivity
 
 Source = str | os.PathLike[str] | onnx.ModelProto | oir.Model
 

@@ -16,6 +16,7 @@ import typer
 
 from .. import __version__
 from ..ir.errors import CertificateError, UsageError
+from .calibrate_command import calibrate
 from .failures import Commands
 from .options import (
     Bench,
@@ -34,6 +35,7 @@ from .options import (
     check_printed,
     parse_dims,
 )
+from .sensitivity_command import sensitivity
 
 if TYPE_CHECKING:
     from .api import PruneResult
@@ -380,6 +382,10 @@ def passes(json: Json = False) -> None:
     from .terminal import show_passes
 
     _print(describe_plugins(), json, show_passes)
+
+
+app.command()(sensitivity)
+app.command()(calibrate)
 
 
 def main() -> None:

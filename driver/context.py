@@ -52,7 +52,7 @@ def pass_context(
 
         if isinstance(calibration, (str, os.PathLike)):
             calibration = Path(calibration)
-        arrays = load_calibration(calibration, _interface(model), sizes)
+        arrays = load_calibration(calibration, interface(model), sizes)
         for name, places in symbolic_dims(model).items():
             for value, axis in places:
                 if axis > 0 and name not in sizes and value in arrays:
@@ -67,7 +67,7 @@ def _rank(model: oir.Model, name: str) -> int:
     return len(value.shape or ())
 
 
-def _interface(model: oir.Model) -> onnx.ModelProto:
+def interface(model: oir.Model) -> onnx.ModelProto:
     """The model's inputs without nodes and weights."""
     proto = onnx.ModelProto(ir_version=model.ir_version)
     proto.graph.input.extend(

@@ -184,9 +184,9 @@ class _Measure:
 
     def lost(self, model: onnx.ModelProto) -> float:
         """The squared error of its outputs in shares of their variance."""
-        from ..runtime.drift import drift
+        from ..runtime.deviation import deviation
 
-        return drift(self.wanted, self._outputs(model)) ** 2
+        return deviation(self.wanted, self._outputs(model)) ** 2
 
     def changed(self, arrays: dict[str, Array]) -> onnx.ModelProto:
         """The model with these numbers in the place of those of its constants."""

@@ -210,7 +210,7 @@ class _Walk:
 
     def drifts(self) -> tuple[float, float]:
         """How far the outputs are from the original's, before and after."""
-        from ..runtime.drift import drift
+        from ..runtime.deviation import deviation
         from ..runtime.runnable import run_feeds
 
         names = [value.name for value in self.after.graph.output]
@@ -218,7 +218,7 @@ class _Walk:
         old = list(run_feeds(self.after, self.feeds, threads=self.context.threads))
         before = {name: [found[name] for found in old] for name in names}
         after = {name: self.pruned.get(name) for name in names}
-        return drift(wanted, before), drift(wanted, after)
+        return deviation(wanted, before), deviation(wanted, after)
 
 
 def fitted_layers(model: oir.Model) -> list[LinearLayer]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,22 +119,40 @@ def _typed(array: Array, element: int, what: str) -> Array:
         raise DataError(f"{what} is {array.dtype}, not {wanted}: convert it")
     with np.errstate(over="ignore"):
         typed = array.astype(wanted, copy=False)
-    if typed.dtype.kind not in "biuO" and not np.isfinite(typed.astype(np.float64)).all():
+    if typed.dtype.kind not in "biuO" and not _is_finite(typed):
         raise DataError(f"{what} holds NaN or infinity")
     return typed
 
 
+def _is_finite(array: Array) -> bool:
+    """In blocks: float64 copies of all samples would be many times as large as they."""
+    flat = array.reshape(-1)
+    blocks = (flat[k : k + (1 << 22)] for k in range(0, flat.size, 1 << 22))
+    return all(np.isfinite(block.astype(np.float64)).all() for block in blocks)
+
+
 def _read(path: Path, names: set[str]) -> dict[str, Array]:
     """The arrays called ``names``, which must be all there are; sizes are checked before."""
-    import zipfile
+    _check_names(stored_names(path), names, str(path))
+    return read_members(path, names)
 
-    try:
+
+def stored_names(path: Path) -> list[str]:
+    """The names of the arrays in an npz file. Raises DataError when it is none, or when two arrays
+    have the same name."""
+    with _npz_errors(path), zipfile.ZipFile(path) as archive:
+        names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+        if len(set(names)) != len(names):
+            raise DataError(f"{path}: two arrays have the same name")
+        return names
+
+
+def read_members(path: Path, names: set[str]) -> dict[str, Array]:
+    """The arrays called ``names`` of an npz file. Raises DataError for what is unreadable, holds
+    Python objects, or is larger than `CALIBRATION_LIMIT`, before any of it is read."""
+    with _npz_errors(path):
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            found = [info.filename.removesuffix(".npy") for info in members]
-            _check_names(found, names, str(path))
-            if len(found) != len(names):
-                raise DataError(f"{path}: two arrays have the same name")
+            members = [i for i in archive.infolist() if i.filename.removesuffix(".npy") in names]
             for info in members:
                 with archive.open(info) as stream:
                     _check_header(stream, info.file_size)
@@ -140,6 +160,12 @@ def _read(path: Path, names: set[str]) -> dict[str, Array]:
                 raise ValueError(f"more than {CALIBRATION_LIMIT >> 30} GiB unpacked")
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in names}
+
+
+@contextmanager
+def _npz_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except DataError:
         raise
     except OSError as error:

@@ -2,7 +2,9 @@
 
 ``secateur.prune("model.onnx", macs=0.5)`` prunes, proves and times a model; `analyze`, `plan`,
 `rewrite`, `certify` and `bench` are its steps; `run` executes a pipeline of passes and `verify`
-proves a certificate again from files. Names load on first use, so importing costs nothing.
+proves a certificate again from files; `pack_calibration` makes the data that some of them need, and
+`sensitivity` measures on it what each group is worth. Names load on first use, so importing costs
+nothing.
 """
 
 from __future__ import annotations
@@ -20,16 +22,20 @@ __version__ = "0.1.0"
 
 _API = (
     "Bench",
+    "Packed",
     "Plan",
     "PruneResult",
+    "Sensitivity",
     "analyze",
     "bench",
     "certify",
     "load",
+    "pack_calibration",
     "plan",
     "prune",
     "rewrite",
     "run",
+    "sensitivity",
     "verify",
 )
 _ERRORS = (
@@ -47,19 +53,27 @@ if _TYPE_CHECKING:
         Bench as Bench,
     )
     from .driver.api import (
+        Packed as Packed,
+    )
+    from .driver.api import (
         Plan as Plan,
     )
     from .driver.api import (
         PruneResult as PruneResult,
     )
+    from .driver.api import (
+        Sensitivity as Sensitivity,
+    )
     from .driver.api import analyze as analyze
     from .driver.api import bench as bench
     from .driver.api import certify as certify
     from .driver.api import load as load
+    from .driver.api import pack_calibration as pack_calibration
     from .driver.api import plan as plan
     from .driver.api import prune as prune
     from .driver.api import rewrite as rewrite
     from .driver.api import run as run
+    from .driver.api import sensitivity as sensitivity
     from .driver.api import verify as verify
     from .ir.errors import CertificateError as CertificateError
     from .ir.errors import DataError as DataError

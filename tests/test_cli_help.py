@@ -35,7 +35,10 @@ def test_help_answers_at_once() -> None:
         done = command("--help")
         best = min(best, spent() - begin)
         assert done.returncode == 0
-        for name in ("prune", "run", "inspect", "explain", "verify", "bench", "passes"):
+        for name in (
+            *("prune", "run", "inspect", "explain", "verify", "bench", "passes"),
+            *("sensitivity", "calibrate"),
+        ):
             assert name in done.stdout
     assert 0 < best < 0.5
 
@@ -47,7 +50,7 @@ import sys
 import secateur
 assert not set({heavy}) & set(sys.modules), "import secateur"
 from secateur.driver.cli import app
-for arguments in (["--help"], ["prune", "--help"], ["--version"]):
+for arguments in (["--help"], ["prune", "--help"], ["calibrate", "--help"], ["--version"]):
     try:
         app(arguments)
     except SystemExit as end:
