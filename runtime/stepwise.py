@@ -132,7 +132,7 @@ def fitting(
 
 
 def _most_bytes(model: onnx.ModelProto, feed: Feed, threads: int) -> int:
-    """The bytes of a node's outputs and of all values that it or later nodes read, at their most."""
+    """The bytes of what a node gives and of all values that it or later nodes read, at the most."""
     steps = Stepwise(model, [feed], threads=threads)
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
