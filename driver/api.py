@@ -137,21 +137,30 @@ def plan(
     params: float | None = None,
     size: float | str | None = None,
     memory: float | str | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
     criterion: str = "l2",
     scope: Literal["local", "global"] = "local",
     round_to: int = 1,
     max_ratio: float = 1.0,
     min_channels: int = 1,
     inexact: bool = False,
+    calibration: Calibration | None = None,
+    threads: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Plan:
-    """Chooses the units to remove. Raises UsageError for bad options, TargetError when a target
-    is out of reach."""
+    """Chooses the units to remove. A latency is measured with so many ``threads``, on
+    ``calibration`` data or one random input. Raises UsageError for bad options, TargetError when a
+    target is out of reach."""
     asked = _prune_pass(
         ratio=ratio,
         macs=macs,
         params=params,
         size=size,
         memory=memory,
+        latency=latency,
+        latency_ms=latency_ms,
         scope=scope,
         round_to=round_to,
         max_ratio=max_ratio,
@@ -159,7 +168,10 @@ def plan(
         inexact=inexact,
     )
     scores = score_units(analysis, criterion)
-    return Plan(analysis, choose(analysis, scores, asked.targets, asked.limits, scope).removed)
+    dims = analysis.facts[0].binding
+    context = pass_context(analysis.model, dims, calibration, threads, seed, progress)
+    choice = choose(analysis, scores, asked.targets, asked.limits, scope, context)
+    return Plan(analysis, choice.removed)
 
 
 def rewrite(plan: Plan) -> Rewritten:
@@ -239,6 +251,8 @@ def prune(
     params: float | None = None,
     size: float | str | None = None,
     memory: float | str | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
     criterion: str = "l2",
     scope: Literal["local", "global"] = "local",
     round_to: int = 1,
@@ -256,7 +270,9 @@ def prune(
 ) -> PruneResult:
     """Prunes, proves and times a model. Give ``ratio`` (share of units to remove from every
     group), or one or more of ``macs``, ``params`` (shares of the original to keep), ``size`` and
-    ``memory`` (shares up to 1, or bytes as a number or as in "2MB"): all of them will hold.
+    ``memory`` (shares up to 1, or bytes as a number or as in "2MB"), ``latency`` (share of the
+    original's P50, measured on this machine with so many ``threads``) and ``latency_ms``: all of
+    them will hold.
 
     Raises the errors of `secateur.ir.errors`; see docs/cli.md for what each means.
     """
@@ -266,6 +282,8 @@ def prune(
         params=params,
         size=size,
         memory=memory,
+        latency=latency,
+        latency_ms=latency_ms,
         criterion=criterion,
         scope=scope,
         round_to=round_to,

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..ir.analysis import Analysis
 from ..ir.coupling import Flags
-from .allocation import Limits, Room, Scope, Scores, by_ratio, solve
-from .gauges import exact_gauges
+from ..ir.errors import TargetError
+from ..ir.rewrite import rewrite
+from ..runtime.benchmark import Timing
+from ..runtime.latency import Clock, LatencyModel, latency_model, real_clock
+from ..runtime.products import Counts
+from .allocation import Scope, by_ratio, solve
+from .base import PassContext
+from .gauges import Gauge, exact_gauges
+from .latency_target import meet_latency
+from .room import Limits, Room, Scores, nothing_prunable
 from .targets import Kind, Target
 
 
@@ -43,30 +51,125 @@ class Choice:
 
 
 def choose(
-    analysis: Analysis, scores: Scores, targets: Sequence[Target], limits: Limits, scope: Scope
+    analysis: Analysis,
+    scores: Scores,
+    targets: Sequence[Target],
+    limits: Limits,
+    scope: Scope,
+    context: PassContext | None = None,
+    clock: Clock | None = None,
 ) -> Choice:
-    """Meets all targets. Raises TargetError when nothing can be pruned or one is out of reach."""
-    room = Room(analysis, scores, limits)
+    """Meets all targets. ``context`` says how models are run where they are measured, ``clock``
+    what times them (by default ONNX Runtime).
+
+    Raises TargetError when nothing can be pruned or a target is out of reach.
+    """
+    context = context or PassContext()
     if targets[0].kind == "ratio":
-        counts = by_ratio(room, targets[0].value, scope)
-        share = float(counts.sum()) / max(analysis.unit_count, 1)
-        asked = targets[0].value
-        reached = [Reached("ratio", asked, 0.0, asked, share, share)]
-    else:
-        gauges = exact_gauges(analysis, targets)
-        counts = solve(room, gauges, scope)
-        flags = room.flags(counts)
-        reached = [
-            Reached(
-                g.target.kind,
-                g.target.value,
-                g.whole,
-                g.goal,
-                float(g.predict(counts[None]).max(initial=0.0)),
-                g.exact(flags),
-            )
-            for g in gauges
-        ]
-    total = float(room.lost(room.size))
-    lost = float(room.lost(counts)) / total if total else 0.0
-    return Choice(room.flags(counts), lost, tuple(reached))
+        return _by_ratio(Room(analysis, scores, limits), targets[0].value, scope)
+    gauges = exact_gauges(analysis, targets)
+    timed = [t for t in targets if t.kind in ("latency", "latency-ms")]
+    if timed:
+        return _in_time(analysis, scores, timed, gauges, limits, scope, context, clock)
+    room = Room(analysis, scores, limits)
+    counts = solve(room, gauges, scope)
+    return Choice(room.flags(counts), room.lost_share(counts), _reached(room, gauges, counts))
+
+
+def _by_ratio(room: Room, ratio: float, scope: Scope) -> Choice:
+    counts = by_ratio(room, ratio, scope)
+    share = float(counts.sum()) / max(room.analysis.unit_count, 1)
+    reached = Reached("ratio", ratio, 0.0, ratio, share, share)
+    return Choice(room.flags(counts), room.lost_share(counts), (reached,))
+
+
+def _reached(room: Room, gauges: Sequence[Gauge], counts: Counts) -> tuple[Reached, ...]:
+    flags = room.flags(counts)
+    return tuple(
+        Reached(
+            g.target.kind,
+            g.target.value,
+            g.whole,
+            g.goal,
+            float(g.predict(counts[None]).max(initial=0.0)),
+            g.exact(flags),
+        )
+        for g in gauges
+    )
+
+
+def _in_time(
+    analysis: Analysis,
+    scores: Scores,
+    targets: Sequence[Target],
+    gauges: Sequence[Gauge],
+    limits: Limits,
+    scope: Scope,
+    context: PassContext,
+    clock: Clock | None,
+) -> Choice:
+    """Meets latencies as well, in steps that the machine likes unless ``round_to`` is given."""
+    if not Room(analysis, scores, limits).room.any():
+        raise TargetError(nothing_prunable(Room(analysis, scores, limits)))
+    clock = clock or real_clock(analysis, context.calibration, context.threads, context.seed)
+    model = latency_model(
+        analysis, clock, context.threads, lambda done: context.progress("time layers", done)
+    )
+    original, _ = clock.pair(analysis.source, analysis.source)
+    goal = min(t.value if t.is_share else t.value / original.p50 for t in targets)
+    room = _liked_room(analysis, scores, limits, model, goal)
+    timings: dict[bytes, tuple[Timing, Timing]] = {}
+
+    def measure(counts: Counts) -> float:
+        smaller = rewrite(analysis, room.flags(counts)).model if counts.any() else analysis.source
+        before, after = timings[counts.tobytes()] = clock.pair(analysis.source, smaller)
+        return max(after.p50 / t.goal(before.p50) for t in targets)
+
+    tried = meet_latency(
+        room,
+        gauges,
+        model,
+        goal,
+        measure,
+        scope,
+        lambda done: context.progress("time candidates", done),
+    )
+    best = tried[0]
+    before, after = timings[best.counts.tobytes()]
+    reached = [
+        Reached(
+            t.kind,
+            t.value,
+            before.p50,
+            t.goal(before.p50),
+            best.predicted * before.p50,
+            after.p50,
+        )
+        for t in targets
+    ]
+    return Choice(
+        room.flags(best.counts),
+        room.lost_share(best.counts),
+        (*_reached(room, gauges, best.counts), *reached),
+        extra={
+            "alignment": list(room.limits.alignment or ()),
+            "candidates": [
+                {"predicted": c.predicted, "measured": c.measured * goal} for c in tried
+            ],
+        },
+    )
+
+
+def _liked_room(
+    analysis: Analysis, scores: Scores, limits: Limits, model: LatencyModel, goal: float
+) -> Room:
+    """Room in the steps that the tables like; in smaller ones where the goal needs these."""
+    if limits.round_to > 1:
+        return Room(analysis, scores, limits)
+    alignment = model.alignments([len(g.units) for g in analysis.groups])
+    while True:
+        room = Room(analysis, scores, replace(limits, alignment=alignment))
+        within = room.room.any() and float(model.share(room.room[None])[0]) <= goal
+        if within or max(alignment) == 1:
+            return room
+        alignment = tuple(max(a // 2, 1) for a in alignment)

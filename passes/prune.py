@@ -51,7 +51,8 @@ class Pruning:
 class Prune(Pass):
     """Removes whole units until all targets are met: ``macs`` and ``params`` (shares of the
     original to keep), ``size`` and ``memory`` (up to 1 a share to keep, else bytes, as in "500k"
-    or "2MB"; see `targets`), none of them exceeded; or ``ratio`` alone, the share of units removed
+    or "2MB"; see `targets`), ``latency`` (share of the original's measured P50) and ``latency_ms``,
+    none of them exceeded; or ``ratio`` alone, the share of units removed
     from every group."""
 
     name: ClassVar[str] = "prune"
@@ -63,6 +64,8 @@ class Prune(Pass):
     params: float | None = None
     size: float | str | None = None
     memory: float | str | None = None
+    latency: float | None = None
+    latency_ms: float | None = None
     criterion: str = "l2"
     scope: Literal["local", "global"] = "local"
     round_to: int = 1
@@ -106,7 +109,7 @@ class Prune(Pass):
             analysis = self._analyze(model, context)
         with _phase("allocate", clock, context):
             scores = score_units(analysis, self.criterion)
-            choice = choose(analysis, scores, self.targets, self.limits, self.scope)
+            choice = choose(analysis, scores, self.targets, self.limits, self.scope, context)
             removed = choice.removed
         with _phase("rewrite", clock, context):
             rewritten = rewrite(analysis, removed) if removed.any() else Rewritten(model, [])
@@ -138,7 +141,7 @@ class Prune(Pass):
                 "params": pruning.after.parameters / max(pruning.before.parameters, 1),
                 "score-lost": choice.lost,
             },
-            {"pruning": pruning, "points": points, "targets": choice.details()},
+            {"pruning": pruning, "points": points, "targets": choice.details(), **choice.extra},
             certificate,
         )
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 Kind = Literal["ratio", "macs", "params", "size", "memory", "latency", "latency-ms"]
 
-KINDS: tuple[Kind, ...] = ("ratio", "macs", "params", "size", "memory")
+KINDS: tuple[Kind, ...] = ("ratio", "macs", "params", "size", "memory", "latency", "latency-ms")
 
 NOUNS: dict[Kind, str] = {
     "macs": "MACs",
