@@ -139,6 +139,8 @@ def plan(
     memory: float | str | None = None,
     latency: float | None = None,
     latency_ms: float | None = None,
+    min_quality: float | None = None,
+    metric: str = "cosine",
     criterion: str = "l2",
     scope: Literal["local", "global"] = "local",
     round_to: int = 1,
@@ -150,8 +152,8 @@ def plan(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Plan:
-    """Chooses the units to remove. A latency is measured with so many ``threads``, on
-    ``calibration`` data or one random input. Raises UsageError for bad options, TargetError when a
+    """Chooses the units to remove. Latency and quality are measured with so many ``threads``, on
+    ``calibration`` data or random inputs. Raises UsageError for bad options, TargetError when a
     target is out of reach."""
     asked = _prune_pass(
         ratio=ratio,
@@ -161,6 +163,8 @@ def plan(
         memory=memory,
         latency=latency,
         latency_ms=latency_ms,
+        min_quality=min_quality,
+        metric=metric,
         scope=scope,
         round_to=round_to,
         max_ratio=max_ratio,
@@ -170,7 +174,7 @@ def plan(
     scores = score_units(analysis, criterion)
     dims = analysis.facts[0].binding
     context = pass_context(analysis.model, dims, calibration, threads, seed, progress)
-    choice = choose(analysis, scores, asked.targets, asked.limits, scope, context)
+    choice = choose(analysis, scores, asked.targets, asked.limits, scope, context, metric)
     return Plan(analysis, choice.removed)
 
 
@@ -253,6 +257,8 @@ def prune(
     memory: float | str | None = None,
     latency: float | None = None,
     latency_ms: float | None = None,
+    min_quality: float | None = None,
+    metric: str = "cosine",
     criterion: str = "l2",
     scope: Literal["local", "global"] = "local",
     round_to: int = 1,
@@ -272,7 +278,9 @@ def prune(
     group), or one or more of ``macs``, ``params`` (shares of the original to keep), ``size`` and
     ``memory`` (shares up to 1, or bytes as a number or as in "2MB"), ``latency`` (share of the
     original's P50, measured on this machine with so many ``threads``) and ``latency_ms``: all of
-    them will hold.
+    them will hold. ``min_quality`` is the least agreement of the outputs with the original's by
+    ``metric`` ("cosine", "top1" or "module:function"; see `secateur.passes.quality`), which alone
+    means the most pruning that keeps it.
 
     Raises the errors of `secateur.ir.errors`; see docs/cli.md for what each means.
     """
@@ -284,6 +292,8 @@ def prune(
         memory=memory,
         latency=latency,
         latency_ms=latency_ms,
+        min_quality=min_quality,
+        metric=metric,
         criterion=criterion,
         scope=scope,
         round_to=round_to,

@@ -17,6 +17,8 @@ from .allocation import Scope, by_ratio, solve
 from .base import PassContext
 from .gauges import Gauge, exact_gauges
 from .latency_target import meet_latency
+from .quality import Judge
+from .quality_target import most_pruning
 from .room import Limits, Room, Scores, nothing_prunable
 from .targets import Kind, Target
 
@@ -57,14 +59,35 @@ def choose(
     limits: Limits,
     scope: Scope,
     context: PassContext | None = None,
+    metric: str = "cosine",
     clock: Clock | None = None,
 ) -> Choice:
-    """Meets all targets. ``context`` says how models are run where they are measured, ``clock``
-    what times them (by default ONNX Runtime).
+    """Meets all targets; a quality alone by the most pruning that keeps it, beside others by what
+    they need. ``context`` says how models are run where they are measured, ``clock`` what times
+    them (by default ONNX Runtime).
 
     Raises TargetError when nothing can be pruned or a target is out of reach.
     """
     context = context or PassContext()
+    demands = [t for t in targets if t.kind == "min-quality"]
+    budgets = [t for t in targets if t.kind != "min-quality"]
+    judge = Judge(analysis.source, metric, context) if demands else None
+    if judge is not None and not budgets:
+        return _of_quality(Room(analysis, scores, limits), demands[0], judge, scope, context)
+    choice = _within(analysis, scores, budgets, limits, scope, context, clock)
+    return choice if judge is None else _judged(analysis, choice, demands[0], judge)
+
+
+def _within(
+    analysis: Analysis,
+    scores: Scores,
+    targets: Sequence[Target],
+    limits: Limits,
+    scope: Scope,
+    context: PassContext,
+    clock: Clock | None,
+) -> Choice:
+    """Meets targets on costs."""
     if targets[0].kind == "ratio":
         return _by_ratio(Room(analysis, scores, limits), targets[0].value, scope)
     gauges = exact_gauges(analysis, targets)
@@ -74,6 +97,37 @@ def choose(
     room = Room(analysis, scores, limits)
     counts = solve(room, gauges, scope)
     return Choice(room.flags(counts), room.lost_share(counts), _reached(room, gauges, counts))
+
+
+def _of_quality(
+    room: Room, target: Target, judge: Judge, scope: Scope, context: PassContext
+) -> Choice:
+    counts, found, tried = most_pruning(
+        room,
+        target.value,
+        lambda counts: judge(rewrite(room.analysis, room.flags(counts)).model),
+        scope,
+        lambda done: context.progress("judge candidates", done),
+    )
+    return Choice(
+        room.flags(counts),
+        room.lost_share(counts),
+        (Reached(target.kind, target.value, 1.0, target.value, found, found),),
+        judge.notes,
+        {"qualities": [{"share": share, "quality": quality} for share, quality in tried]},
+    )
+
+
+def _judged(analysis: Analysis, choice: Choice, target: Target, judge: Judge) -> Choice:
+    """The choice with its quality. Raises TargetError when that is too low."""
+    found = judge(rewrite(analysis, choice.removed).model) if choice.removed.any() else 1.0
+    if found < target.value:
+        raise TargetError(
+            f"the quality is {found:.6g} once the other targets are met, not {target.value:g}; "
+            "ask for less of one of them"
+        )
+    reached = Reached(target.kind, target.value, 1.0, target.value, found, found)
+    return replace(choice, reached=(*choice.reached, reached), notes=(*choice.notes, *judge.notes))
 
 
 def _by_ratio(room: Room, ratio: float, scope: Scope) -> Choice:

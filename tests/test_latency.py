@@ -111,7 +111,12 @@ def scores(analysis: Analysis) -> Any:
 def chosen(analysis: Analysis, clock: Counted, options: dict[str, Any]) -> Choice:
     asked = Prune(**options)
     return choose(
-        analysis, scores(analysis), asked.targets, asked.limits, asked.scope, None, clock.clock
+        analysis,
+        scores(analysis),
+        asked.targets,
+        asked.limits,
+        asked.scope,
+        clock=clock.clock,
     )
 
 
