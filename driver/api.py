@@ -142,6 +142,10 @@ def plan(
     params: float | None = None,
     size: float | str | None = None,
     memory: float | str | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
+    min_quality: float | None = None,
+    metric: str = "cosine",
     criterion: str = "l2",
     combine: Combine = "sum",
     normalize: Normalize = "auto",
@@ -153,26 +157,32 @@ def plan(
     calibration: Calibration | None = None,
     threads: int = 0,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Plan:
-    """Chooses the units to remove. Raises UsageError for bad options, or when the criterion needs
-    calibration data that is not given; TargetError when a target is out of reach."""
+    """Chooses the units to remove. Latency and quality are measured with so many ``threads``, on
+    ``calibration`` data or random inputs. Raises UsageError for bad options, or when the criterion
+    needs calibration data that is not given; TargetError when a target is out of reach."""
     asked = _prune_pass(
         ratio=ratio,
         macs=macs,
         params=params,
         size=size,
         memory=memory,
+        latency=latency,
+        latency_ms=latency_ms,
+        min_quality=min_quality,
+        metric=metric,
         scope=scope,
         round_to=round_to,
         max_ratio=max_ratio,
         min_channels=min_channels,
         inexact=inexact,
     )
-    context = pass_context(
-        analysis.model, analysis.facts[0].binding, calibration, threads=threads, seed=seed
-    )
+    dims = analysis.facts[0].binding
+    context = pass_context(analysis.model, dims, calibration, threads, seed, progress)
     scores = score_units(analysis, criterion, Scoring(context, combine), normalize)
-    return Plan(analysis, choose(analysis, scores, asked.targets, asked.limits, scope).removed)
+    choice = choose(analysis, scores, asked.targets, asked.limits, scope, context, metric)
+    return Plan(analysis, choice.removed)
 
 
 def rewrite(plan: Plan) -> Rewritten:
@@ -252,6 +262,10 @@ def prune(
     params: float | None = None,
     size: float | str | None = None,
     memory: float | str | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
+    min_quality: float | None = None,
+    metric: str = "cosine",
     criterion: str = "l2",
     scope: Literal["local", "global"] = "local",
     round_to: int = 1,
@@ -269,7 +283,11 @@ def prune(
 ) -> PruneResult:
     """Prunes, proves and times a model. Give ``ratio`` (share of units to remove from every
     group), or one or more of ``macs``, ``params`` (shares of the original to keep), ``size`` and
-    ``memory`` (shares up to 1, or bytes as a number or as in "2MB"): all of them will hold.
+    ``memory`` (shares up to 1, or bytes as a number or as in "2MB"), ``latency`` (share of the
+    original's P50, measured on this machine with so many ``threads``) and ``latency_ms``: all of
+    them will hold. ``min_quality`` is the least agreement of the outputs with the original's by
+    ``metric`` ("cosine", "top1" or "module:function"; see `secateur.passes.quality`), which alone
+    means the most pruning that keeps it.
 
     Raises the errors of `secateur.ir.errors`; see docs/cli.md for what each means.
     """
@@ -279,6 +297,10 @@ def prune(
         params=params,
         size=size,
         memory=memory,
+        latency=latency,
+        latency_ms=latency_ms,
+        min_quality=min_quality,
+        metric=metric,
         criterion=criterion,
         scope=scope,
         round_to=round_to,

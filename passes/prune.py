@@ -24,6 +24,7 @@ from .choose import choose
 from .computed_weights import analyze
 from .criteria import score_units
 from .proof import Points, Removal, prove
+from .quality import check_metric
 from .room import Limits
 from .scoring import Combine, Normalize, Scoring
 from .targets import KINDS, Target, parse_amount
@@ -52,8 +53,10 @@ class Pruning:
 class Prune(Pass):
     """Removes whole units until all targets are met: ``macs`` and ``params`` (shares of the
     original to keep), ``size`` and ``memory`` (up to 1 a share to keep, else bytes, as in "500k"
-    or "2MB"; see `targets`), none of them exceeded; or ``ratio`` alone, the share of units removed
-    from every group."""
+    or "2MB"; see `targets`), ``latency`` (share of the original's measured P50) and ``latency_ms``,
+    none of them exceeded, and ``min_quality`` of ``metric`` (see `quality`), which alone asks for
+    the most pruning that keeps it; or ``ratio`` alone, the share of units removed from every
+    group."""
 
     name: ClassVar[str] = "prune"
     contract: ClassVar[Contract] = Contract.MASKS
@@ -64,6 +67,10 @@ class Prune(Pass):
     params: float | None = None
     size: float | str | None = None
     memory: float | str | None = None
+    latency: float | None = None
+    latency_ms: float | None = None
+    min_quality: float | None = None
+    metric: str = "cosine"
     criterion: str = "l2"
     combine: Combine = "sum"
     normalize: Normalize = "auto"
@@ -81,6 +88,7 @@ class Prune(Pass):
             raise ValueError(f"prune needs at least one target: {', '.join(KINDS)}")
         if self.ratio is not None and len(targets) > 1:
             raise ValueError("ratio cannot be combined with another target")
+        check_metric(self.metric)
         if not 0 < self.max_ratio <= 1:
             raise ValueError(f"max-ratio must be more than 0 and at most 1, not {self.max_ratio:g}")
         for name in ("round_to", "min_channels"):
@@ -110,7 +118,9 @@ class Prune(Pass):
         with _phase("allocate", clock, context):
             scoring = Scoring(context, self.combine)
             scores = score_units(analysis, self.criterion, scoring, self.normalize)
-            choice = choose(analysis, scores, self.targets, self.limits, self.scope)
+            choice = choose(
+                analysis, scores, self.targets, self.limits, self.scope, context, self.metric
+            )
             removed = choice.removed
         with _phase("rewrite", clock, context):
             rewritten = rewrite(analysis, removed) if removed.any() else Rewritten(model, [])
@@ -126,7 +136,7 @@ class Prune(Pass):
                 costs.costs(removed),
                 clock,
                 rewritten.copies,
-                rewritten.notes,
+                [*rewritten.notes, *choice.notes],
             )
         with _phase("certify", clock, context):
             points = Points(masks, compactions)
@@ -142,7 +152,7 @@ class Prune(Pass):
                 "params": pruning.after.parameters / max(pruning.before.parameters, 1),
                 "score-lost": choice.lost,
             },
-            {"pruning": pruning, "points": points, "targets": choice.details()},
+            {"pruning": pruning, "points": points, "targets": choice.details(), **choice.extra},
             certificate,
         )
 

@@ -80,6 +80,11 @@ class Room:
         found: Sizes = self._losses[self._offsets + removed]
         return found
 
+    def lost_share(self, counts: Counts) -> float:
+        """The share of all scores that goes under an allocation."""
+        total = float(self.lost(self.size))
+        return float(self.lost(counts)) / total if total else 0.0
+
     def aligned(self, removed: Counts) -> Counts:
         """Removes fewer units where that makes the kept count a multiple of the step."""
         kept = -(-(self.size - removed) // self.step) * self.step

@@ -2,7 +2,8 @@
 
 A target is a share of the original that may stay (``macs``, ``params``, ``latency``), an amount
 (``latency-ms``), or one or the other (``size`` and ``memory``: up to 1 a share, above it bytes).
-``ratio`` is a share of units that goes. All targets that are given must hold.
+``ratio`` is a share of units that goes, ``min-quality`` a bound from below on a metric. All targets
+that are given must hold.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-Kind = Literal["ratio", "macs", "params", "size", "memory", "latency", "latency-ms"]
-
-KINDS: tuple[Kind, ...] = ("ratio", "macs", "params", "size", "memory")
+Kind = Literal["ratio", "macs", "params", "size", "memory", "latency", "latency-ms", "min-quality"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 NOUNS: dict[Kind, str] = {
     "macs": "MACs",
@@ -41,7 +41,10 @@ class Target:
     value: float
 
     def __post_init__(self) -> None:
-        if self.kind in ("size", "memory", "latency-ms"):
+        if self.kind == "min-quality":
+            if not math.isfinite(self.value):
+                raise ValueError(f"min-quality must be a finite number, not {self.value:g}")
+        elif self.kind in ("size", "memory", "latency-ms"):
             if not 0 < self.value < math.inf:
                 raise ValueError(f"{self.kind} must be more than 0, not {self.value:g}")
         elif not 0 < self.value <= 1 or (self.kind == "ratio" and self.value == 1):

@@ -31,13 +31,19 @@ class KernelError(CertificateError):
 
 
 def make_session(
-    model: Model, *, threads: int = 0, optimize: bool = True, prepack: bool = True
+    model: Model,
+    *,
+    threads: int = 0,
+    optimize: bool = True,
+    prepack: bool = True,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """A CPU session with ``threads`` intra-operator threads (0: ONNX Runtime's choice).
 
     ``optimize`` chooses between all graph optimisations and none. External data of a
     `ModelProto` lies at absolute paths; without ``prepack`` it is used where it is mapped, not
-    copied. Raises CertificateError when ONNX Runtime refuses the model, KernelError for want of
+    copied. With ``profile``, the session writes a profile to a file whose name begins so.
+    Raises CertificateError when ONNX Runtime refuses the model, KernelError for want of
     a kernel.
     """
     import onnxruntime as ort
@@ -51,6 +57,9 @@ def make_session(
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
 
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
 

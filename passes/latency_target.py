@@ -1,0 +1,109 @@
+"""Meeting a latency: allocate by tables, measure the whole candidate, correct, and again.
+
+The allocation works on predicted shares of the original's latency. Each answer is rewritten and
+timed in turns with the original; the limit on the prediction is then moved along the line through
+the last two answers (the secant), kept between the highest limit that met the goal and the lowest
+that did not. Of the candidates that were measured to meet it, the one that loses least is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..ir.errors import TargetError
+from ..runtime.latency import LatencyModel
+from ..runtime.products import Counts
+from .allocation import Scope, solve
+from .gauges import Gauge
+from .room import Room
+from .targets import Target
+
+ATTEMPTS = 6
+_CLOSE, _AIM = 0.97, 0.985
+"""A candidate within these shares of the goal is close enough; corrections aim at the latter."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An allocation: ``limit`` is what its prediction was held to, ``predicted`` its share of the
+    original's latency, ``measured`` its measured latency over the goal, of several the worst."""
+
+    counts: Counts
+    limit: float
+    predicted: float
+    measured: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether it was measured to meet the goal."""
+        return self.measured <= 1
+
+
+def meet_latency(
+    room: Room,
+    gauges: Sequence[Gauge],
+    model: LatencyModel,
+    goal: float,
+    measure: Callable[[Counts], float],
+    scope: Scope,
+    progress: Callable[[float], None] = lambda _done: None,
+) -> list[Candidate]:
+    """Candidates within the goals of ``gauges``, the best that was measured to meet the goal
+    first. ``goal`` is a share of the original's latency, ``measure`` gives a candidate's latency
+    over its goal.
+
+    Raises TargetError when a goal is out of reach; then none of the candidates, the smallest
+    possible model among them, was fast enough.
+    """
+    least = float(model.share(room.room[None])[0])
+    limit, tried = goal, list[Candidate]()
+    for attempt in range(ATTEMPTS):
+        progress(attempt / ATTEMPTS)
+        limit = min(max(limit, least), 1.0)
+        counts = solve(room, [*gauges, latency_gauge(room, model, limit)], scope)
+        if any(np.array_equal(counts, done.counts) for done in tried):
+            break
+        predicted = float(model.share(counts[None])[0])
+        tried.append(Candidate(counts, limit, predicted, measure(counts)))
+        if _CLOSE <= tried[-1].measured <= 1 or (limit == 1 and tried[-1].fits):
+            break
+        limit = _corrected(tried)
+    if not any(c.fits for c in tried):
+        tried.append(Candidate(room.room, least, least, measure(room.room)))
+    if not any(c.fits for c in tried):
+        best = goal * min(c.measured for c in tried)
+        raise TargetError(
+            f"the latency cannot go down to {goal:.4g} of the original: at best {best:.4g} was "
+            "measured under these limits"
+        )
+    return sorted(tried, key=lambda c: (not c.fits, float(room.lost(c.counts))))
+
+
+def latency_gauge(room: Room, model: LatencyModel, limit: float) -> Gauge:
+    """The predicted share of the original's latency, to be at most ``limit``."""
+    return Gauge(
+        Target("latency", limit),
+        1.0,
+        lambda removed: model.share(removed)[:, None],
+        lambda flags: float(model.share(room.counts(flags)[None])[0]),
+        smooth=False,
+    )
+
+
+def _corrected(tried: Sequence[Candidate]) -> float:
+    """The limit at which the line through the last two candidates meets the aim."""
+    last = tried[-1]
+    limit = last.limit * _AIM / last.measured
+    if len(tried) > 1:
+        rise = last.measured - tried[-2].measured
+        run = last.predicted - tried[-2].predicted
+        if rise * run > 0:
+            limit = last.predicted + (_AIM - last.measured) * run / rise
+    below = max((c.limit for c in tried if c.fits), default=0.0)
+    above = min((c.limit for c in tried if not c.fits), default=1.0)
+    if below < limit < above:
+        return limit
+    return (below + above) / 2 if below else 0.9 * last.limit
