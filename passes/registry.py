@@ -18,6 +18,7 @@ _BUILTINS = {
     "fold-batchnorm": "fold_batchnorm:FoldBatchNorm",
     "fold-constants": "fold_constants:FoldConstants",
     "prune": "prune:Prune",
+    "remove-redundant": "remove_redundant:RemoveRedundant",
 }
 
 

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 from secateur.ir.analysis import Analysis, analyze
 from secateur.ir.bounds import Bounds, Knowledge, propagate
 from secateur.ir.io import load_model
 from secateur.ir.rules.base import Operand
 from tests.pass_runs import Array
+from tests.probing_draw import Draw
 from tests.pruning_checks import run
 
 
@@ -78,3 +80,38 @@ def _check(value: Array, bounds: Bounds, operand: Operand) -> Array:
         equal += int((twin != np.arange(size)).sum())
     finite = np.isfinite(bounds.low).sum() + np.isfinite(bounds.high).sum()
     return np.array([finite, points.sum(), equal])
+
+
+def fenced(model: onnx.ModelProto, feed: Mapping[str, Array], d: Draw) -> onnx.ModelProto:
+    """The model with every float input between random limits, some of them equal, and with some of
+    its slices the same."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    before = []
+    held = {t.name for t in model.graph.initializer}
+    for value in model.graph.input:
+        name = value.name
+        array = feed.get(name)
+        if name in held or array is None or array.dtype != np.float32 or not array.size:
+            continue
+        for node in result.graph.node:
+            node.input[:] = [f"{name}_fenced" if i == name else i for i in node.input]
+        shape = [1 if d.flag() else size for size in array.shape]
+        low = d.floats(*shape)
+        high = low + np.maximum(d.floats(*shape), 0)
+        axis = d.number(0, array.ndim - 1) if array.ndim else 0
+        index = d.rng.integers(0, array.shape[axis], array.shape[axis]) if array.ndim else 0
+        for part, limit in (("low", low), ("high", high), ("index", np.array(index, np.int64))):
+            result.graph.initializer.append(numpy_helper.from_array(limit, f"{name}_{part}"))
+        chain = [f"{name}_raised", f"{name}_fenced"] if not array.ndim else [
+            f"{name}_raised", f"{name}_lowered", f"{name}_fenced"
+        ]  # fmt: skip
+        before.append(helper.make_node("Max", [name, f"{name}_low"], [chain[0]]))
+        before.append(helper.make_node("Min", [chain[0], f"{name}_high"], [chain[1]]))
+        if array.ndim:
+            gathered = [chain[1], f"{name}_index"]
+            before.append(helper.make_node("Gather", gathered, [chain[2]], axis=axis))
+    nodes = [*before, *result.graph.node]
+    del result.graph.node[:]
+    result.graph.node.extend(nodes)
+    return result
