@@ -38,13 +38,12 @@ def settle_changes(finder: Finder, redundant: Redundant) -> list[Change]:
 def _fits(finder: Finder, change: Change) -> bool:
     """Whether the new numbers are finite, and, in types coarser than float32, exact."""
     site = change.consumer.site
-    dtype = finder.dtype(site.y)
     found = [array for array in (change.weight, change.added) if array is not None]
     bias = site.input(2)
     if change.added is not None and bias is not None:
         before = finder.knowledge.array(bias.name).astype(np.float64)
         found.append(before + change.added / site.node.attributes.get_float("beta", 1.0))
-    return all(_holds(dtype, array) for array in found)
+    return all(_holds(change.dtype, array) for array in found)
 
 
 def _holds(dtype: oir.DataType, array: Floats) -> bool:
@@ -78,27 +77,27 @@ def apply_changes(
                 index = 1
             added = change.added[analysis.keep(site.y.axis(index), removed)]
             if site.node.op_type == "MatMul":
-                _add_after(model, node, added if side else added[:, None], names)
+                _add_after(model, node, added if side else added[:, None], change.dtype, names)
             else:
-                _add_bias(model, node, added, names)
+                _add_bias(model, node, added, change.dtype, names)
 
 
-def _add_bias(model: oir.Model, node: oir.Node, added: Floats, names: Names) -> None:
+def _add_bias(
+    model: oir.Model, node: oir.Node, added: Floats, dtype: oir.DataType, names: Names
+) -> None:
     """Adds to the bias of a convolution or Gemm."""
     if len(node.inputs) < 3 or node.inputs[2] is None:
         node.resize_inputs(3)
         if "beta" in node.attributes:
             node.attributes["beta"] = oir.AttrFloat32("beta", 1.0)
-        weight = constant_tensor(node.inputs[1], model.ir_version)
-        kind = node.inputs[1]
-        dtype = weight.dtype if weight is not None else kind.dtype if kind is not None else None
-        assert dtype is not None
         _store(model, node, 2, added, dtype, names)
     else:
         _grow(model, node, 2, added / node.attributes.get_float("beta", 1.0), names)
 
 
-def _add_after(model: oir.Model, node: oir.Node, added: Floats, names: Names) -> None:
+def _add_after(
+    model: oir.Model, node: oir.Node, added: Floats, dtype: oir.DataType, names: Names
+) -> None:
     """Adds to the result of a product, with the constant that is added next if there is one."""
     result = node.outputs[0]
     uses = tuple(result.uses())
@@ -117,8 +116,6 @@ def _add_after(model: oir.Model, node: oir.Node, added: Floats, names: Names) ->
     total.replace_input_with(0, result)
     assert node.graph is not None
     node.graph.insert_after(node, total)
-    dtype = result.dtype
-    assert dtype is not None
     _store(model, total, 1, added, dtype, names)
 
 

@@ -81,12 +81,13 @@ class Redundant:
 class Change:
     """What is added to the outputs of a consumer (float64[outputs]), and its weight with the
     columns of duplicates added to those of their twins, before anything is cut. ``units`` are those
-    that go."""
+    that go, ``dtype`` is the type of the outputs."""
 
     consumer: Consumer
     added: Floats | None
     weight: Floats | None
     units: Indices
+    dtype: oir.DataType
 
 
 @dataclass
@@ -218,7 +219,8 @@ class Finder:
             columns = np.moveaxis(weight, consumer.contracted, 0)
             for unit, twin in zip(*_pairs(redundant, units), strict=True):
                 columns[twin] += columns[unit]
-        return Change(consumer, added, weight, np.unique(seen.units[gone]))
+        dtype = self.dtype(consumer.site.y)
+        return Change(consumer, added, weight, np.unique(seen.units[gone]), dtype)
 
     def _consumer(self, site: Site, sink: Sink) -> Consumer | None:
         """The consumer that a sink is; None if it is none, or in a subgraph or a function."""
@@ -233,7 +235,7 @@ class Finder:
             contracted = 1 if node.op_type == "Conv" else 0
         elif node.op_type == "Gemm" and sink.input == 0:
             contracted = 1 if site.integer("transB", 0) else 0
-        elif node.op_type == "MatMul" and operand.rank == 2:
+        elif node.op_type == "MatMul" and operand.rank == 2 and site.y.rank > 1:
             contracted = 0 if other == 1 else 1
         else:
             return None

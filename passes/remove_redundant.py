@@ -2,8 +2,7 @@
 
 What goes, and why the outputs stay, is in `secateur.passes.redundant_units`; what is proved of
 values beforehand in `secateur.ir.bounds`. Removing some units shows others to be redundant (a unit
-that only removed ones read, say), so that it all runs again until nothing is found. At least one
-coordinate stays of every axis, since there are no tensors without elements to compute with.
+that only removed ones read, say), so that it all runs again until nothing is found.
 """
 
 from __future__ import annotations
@@ -21,8 +20,9 @@ from ..ir.patch import RewriteError
 from ..ir.rewrite import Rewritten, rewrite
 from .base import Contract, Pass, PassContext, PassResult
 from .computed_weights import Carrier, analyze
+from .empty_branches import drop_empty, leave_some
 from .fold_units import apply_changes, settle_changes
-from .redundant_units import CAUSES, Finder, Redundant
+from .redundant_units import CAUSES, Change, Finder, Redundant
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,14 @@ class RemoveRedundant(Pass):
             return None
         finder = Finder(analysis, propagate(analysis))
         redundant = finder.find(self.constants, self.duplicates)
-        _leave_some(analysis, redundant)
+        leave_some(analysis, redundant)
         changes = settle_changes(finder, redundant)
         if not redundant.removed.any():
             return None
         try:
-            rewritten = rewrite(analysis, redundant.removed)
+            return _cut(analysis, redundant, changes)
         except RewriteError:
             return self._reduce_by_group(finder, redundant)
-        apply_changes(rewritten.model, analysis, redundant.removed, changes)
-        return rewritten, redundant
 
     def _reduce_by_group(
         self, finder: Finder, redundant: Redundant
@@ -105,22 +103,19 @@ class RemoveRedundant(Pass):
                     rewrite(analysis, alone)
             except RewriteError:
                 redundant.spare(group.units)
+        leave_some(analysis, redundant)
         changes = settle_changes(finder, redundant)
-        if not redundant.removed.any():
-            return None
-        rewritten = rewrite(analysis, redundant.removed)
-        apply_changes(rewritten.model, analysis, redundant.removed, changes)
-        return rewritten, redundant
+        return _cut(analysis, redundant, changes) if redundant.removed.any() else None
 
 
-def _leave_some(analysis: Analysis, redundant: Redundant) -> None:
-    """Keeps a unit of every axis that would be left without any."""
-    roots = {analysis.coupling.root(axis) for axis, (name, _) in enumerate(analysis.owners) if name}
-    for root in sorted(roots):
-        if not analysis.keep(root, redundant.removed).any():
-            units = analysis.units_of(root)
-            if units is not None:
-                redundant.spare(units[:1])
+def _cut(
+    analysis: Analysis, redundant: Redundant, changes: list[Change]
+) -> tuple[Rewritten, Redundant]:
+    removed = redundant.removed
+    rewritten = rewrite(analysis, removed)
+    apply_changes(rewritten.model, analysis, removed, changes)
+    drop_empty(rewritten.model, analysis, removed)
+    return rewritten, redundant
 
 
 def _count(redundant: Redundant) -> Counter[str]:
