@@ -76,12 +76,13 @@ def drop_empty(model: oir.Model, analysis: Analysis, removed: Flags) -> None:
     }
     if not empty:
         return
+    weights: set[oir.Value] = set()
     for node in list(model.graph):
         if node.op_type == "Concat" and not node.domain:
             _shorten_concat(node, empty)
         elif node.op_type == "Split" and not node.domain:
+            weights.update(value for value in node.inputs[1:] if value is not None)
             _shorten_split(model, node, empty)
-    weights: set[oir.Value] = set()
     for node in reversed(model.graph):
         names = {value.name for value in node.outputs}
         if names & empty and not any(v.uses() or v.is_graph_output() for v in node.outputs):
