@@ -81,7 +81,7 @@ class Redundant:
 class Change:
     """What is added to the outputs of a consumer (float64[outputs]), and its weight with the
     columns of duplicates added to those of their twins, before anything is cut. ``units`` are those
-    that go, ``dtype`` is the type of the outputs."""
+    whose share it is, ``dtype`` the type of the outputs."""
 
     consumer: Consumer
     added: Floats | None
@@ -220,7 +220,8 @@ class Finder:
             for unit, twin in zip(*_pairs(redundant, units), strict=True):
                 columns[twin] += columns[unit]
         dtype = self.dtype(consumer.site.y)
-        return Change(consumer, added, weight, np.unique(seen.units[gone]), dtype)
+        moved = np.concatenate([seen.units[folded], seen.units[gone[~constant]]])
+        return Change(consumer, added, weight, moved, dtype)
 
     def _consumer(self, site: Site, sink: Sink) -> Consumer | None:
         """The consumer that a sink is; None if it is none, or in a subgraph or a function."""
@@ -276,6 +277,10 @@ class Finder:
             return False
         if node.op_type == "Gemm" and site.node.attributes.get_float("beta", 1.0) == 0:
             return False
+        weight = node.inputs[consumer.weight]
+        source = None if weight is None else weight.producer()
+        if source is not None and source.op_type == "DequantizeLinear":
+            return False  # a bias in floats keeps a runtime from computing with integers
         return bias is None or bias.name in self.knowledge.tensors
 
     def _merges(self, consumer: Consumer) -> bool:

@@ -15,7 +15,7 @@ from secateur.passes.remove_redundant import RemoveRedundant
 from secateur.runtime.session import make_session, run
 
 from .graph_builder import feeds
-from .pass_runs import Array
+from .pass_runs import Array, build, normal
 from .pruning_checks import check_interface
 
 SEEDS = 5
@@ -47,7 +47,7 @@ def reduced(
     for seed in range(SEEDS):
         feed = feeds(model, seed, **(dims or {}))
         for size in (1.0, 30.0):
-            scaled = {k: (size * v).astype(v.dtype) for k, v in feed.items()}
+            scaled = {k: np.asarray(size * v, v.dtype) for k, v in feed.items()}
             wanted, got = run(old_session, scaled), run(new_session, scaled)
             for name, a in wanted.items():
                 b = got[name]
@@ -68,3 +68,30 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 def array(model: onnx.ModelProto, name: str) -> Array:
     return onnx.numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
+
+
+MLP = """g (float[3, 4] x) => (float[3, 2] y) {
+    h = Gemm<transB = 1>(x, w1, b1)
+    a = %s(h)
+    y = Gemm<transB = 1>(a, w2, b2)
+}"""
+
+
+def mlp(activation: str = "Relu", **changed: Array) -> onnx.ModelProto:
+    weights: dict[str, Any] = {
+        "w1": normal(6, 4),
+        "b1": normal(6, seed=1),
+        "w2": normal(2, 6, seed=2),
+    }
+    weights |= {"b2": normal(2, seed=3)} | changed
+    return build(MLP % activation, 20, **weights)
+
+
+def edited(array: Array, row: int, value: Any) -> Array:
+    copy = array.copy()
+    copy[row] = value
+    return copy
+
+
+NOTHING_IN = edited(normal(6, 4), 2, 0)
+"""The weights of a hidden layer whose unit 2 reads nothing."""

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 
-from .pass_runs import Array, build, normal, ops
-from .redundant_runs import array, causes, reduced, shapes
-
-MLP = """g (float[3, 4] x) => (float[3, 2] y) {
-    h = Gemm<transB = 1>(x, w1, b1)
-    a = %s(h)
-    y = Gemm<transB = 1>(a, w2, b2)
-}"""
-
-
-def mlp(activation: str = "Relu", **changed: Array) -> onnx.ModelProto:
-    weights = {"w1": normal(6, 4), "b1": normal(6, seed=1), "w2": normal(2, 6, seed=2)}
-    weights |= {"b2": normal(2, seed=3)} | changed
-    return build(MLP % activation, 20, **weights)
-
-
-def edited(array: Array, row: int, value: Array | float) -> Array:
-    copy = array.copy()
-    copy[row] = value
-    return copy
-
-
-NOTHING_IN = edited(normal(6, 4), 2, 0)
-"""The weights of a hidden layer whose unit 2 reads nothing."""
-
+from .pass_runs import build, normal, ops
+from .redundant_runs import NOTHING_IN, array, causes, edited, mlp, reduced, shapes
 
 # -- zero -----------------------------------------------------------------------------------------
 
@@ -104,12 +83,12 @@ def test_saturated_activations() -> None:
         a = Clip(h, low, high)
         y = Gemm<transB = 1>(a, w2, b2)
     }"""
-    limits = {"low": np.float32(0), "high": np.float32(6)}
-    others = {"w1": first, "w2": normal(2, 6, seed=2), "b2": normal(2, seed=3)}
+    limits: dict[str, Any] = {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
+    others: dict[str, Any] = {"w1": first, "w2": normal(2, 6, seed=2), "b2": normal(2, seed=3)}
 
     def cut(bias: float) -> dict[str, int]:
         given = edited(np.zeros(6, np.float32), 1, bias)
-        model = build(body, **{k: np.asarray(v) for k, v in limits.items()}, b1=given, **others)
+        model = build(body, **limits, b1=given, **others)
         return causes(reduced(model)[1])
 
     assert cut(-1.01) == {"zero": 1}
@@ -209,124 +188,6 @@ def test_a_vector_has_no_place_for_a_bias_along_another_axis() -> None:
     assert causes(reduced(build(body, w1=edited(normal(6, 4), 2, 0), w2=normal(2, 6)))[1]) == {}
 
 
-# -- padding --------------------------------------------------------------------------------------
-
-IMAGE = """g (float[2, 3, 8, 8] x) => (float%s y) {
-    c = Conv(x, w1, b1)
-    r = Relu(c)
-    %s
-}"""
-
-
-def image(last: str, bias: float, rank: int = 4, **weights: Array) -> onnx.ModelProto:
-    """Channel 1 of five is a constant, the Relu of ``bias``, in front of ``last``."""
-    first = {"w1": edited(normal(5, 3, 1, 1), 1, 0), "b1": edited(normal(5, seed=1), 1, bias)}
-    sizes = [f"d{k}" for k in range(rank)]
-    model = build(IMAGE % (str(sizes).replace("'", ""), last), 18, **first, **weights)
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    model.graph.output[0].CopyFrom(inferred.graph.output[0])
-    return model
-
-
-def convolution(attributes: str = "", kernel: int = 3, bias: bool = True) -> onnx.ModelProto:
-    more = {"w2": normal(4, 5, kernel, kernel, seed=2)}
-    if bias:
-        more["b2"] = normal(4, seed=3)
-    return image(f"y = Conv{attributes}(r, w2{', b2' * bias})", 0.75, **more)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_convolution_without_padding_takes_constants(bias: bool) -> None:
-    new, result = reduced(convolution(bias=bias))
-    assert causes(result) == {"constant": 1}
-    wanted = 0.75 * normal(4, 5, 3, 3, seed=2)[:, 1].sum((1, 2)) + bias * normal(4, seed=3)
-    np.testing.assert_allclose(array(new, "b2" if bias else "y_bias"), wanted, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("attributes", "kernel"),
-    [("<pads = [1, 1, 1, 1]>", 3), ("<pads = [0, 0, 0, 1]>", 3), ('<auto_pad = "SAME_UPPER">', 3),
-     ('<auto_pad = "SAME_LOWER">', 2), ("<pads = [1, 0, 0, 0]>", 1)],
-)  # fmt: skip
-def test_no_bias_stands_for_a_constant_that_ends_at_the_border(
-    attributes: str, kernel: int
-) -> None:
-    assert causes(reduced(convolution(attributes, kernel))[1]) == {}
-
-
-@pytest.mark.parametrize(
-    ("attributes", "kernel"),
-    [('<auto_pad = "VALID">', 3), ('<auto_pad = "SAME_UPPER">', 1), ("<strides = [2, 2]>", 3),
-     ("<dilations = [2, 2]>", 3)],
-)  # fmt: skip
-def test_nothing_is_padded(attributes: str, kernel: int) -> None:
-    assert causes(reduced(convolution(attributes, kernel))[1]) == {"constant": 1}
-
-
-def test_zeros_end_nowhere() -> None:
-    model = image("y = Conv<pads = [1, 1, 1, 1]>(r, w2)", -0.5, w2=normal(4, 5, 3, 3))
-    assert causes(reduced(model, tolerance=0)[1]) == {"zero": 1}
-
-
-PAD = {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
-
-
-@pytest.mark.parametrize(("value", "found"), [(0.75, {"constant": 1}), (0.5, {}), (0.0, {})])
-def test_padding_in_a_node_of_its_own(value: float, found: dict[str, int]) -> None:
-    """It makes no difference where the picture is padded with the constant itself."""
-    filled = {"fill": np.array(value, np.float32), "w2": normal(4, 5, 3, 3)}
-    model = image("p = Pad(r, pads, fill) y = Conv(p, w2)", 0.75, **PAD, **filled)
-    assert causes(reduced(model)[1]) == found
-
-
-def test_padding_that_repeats_the_border() -> None:
-    model = image('p = Pad<mode = "edge">(r, pads) y = Conv(p, w2)', 0.75, **PAD,
-                  w2=normal(4, 5, 3, 3))  # fmt: skip
-    assert causes(reduced(model)[1]) == {"constant": 1}
-
-
-@pytest.mark.parametrize(
-    ("pooling", "found"),
-    [("MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>", {"constant": 1}),
-     ("AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>", {"constant": 1}),
-     ("AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1>", {}),
-     ("AveragePool<kernel_shape = [3, 3], count_include_pad = 1>", {"constant": 1}),
-     ("GlobalAveragePool", {"constant": 1}), ("GlobalMaxPool", {"constant": 1})],
-)  # fmt: skip
-def test_pooling_between(pooling: str, found: dict[str, int]) -> None:
-    model = image(f"p = {pooling}(r) y = Conv(p, w2)", 0.75, w2=normal(4, 5, 1, 1))
-    assert causes(reduced(model)[1]) == found
-
-
-def test_transposed_convolutions() -> None:
-    """With a kernel of one and a stride of one every place sees the constant once."""
-    for attributes, kernel, found in (
-        ("", 1, {"constant": 1}),
-        ("<strides = [2, 2]>", 1, {}),
-        ("", 2, {}),
-        ("<strides = [2, 2]>", 2, {}),
-    ):
-        model = image(
-            f"y = ConvTranspose{attributes}(r, w2)", 0.75, w2=normal(5, 4, kernel, kernel)
-        )
-        assert causes(reduced(model)[1]) == found
-
-
-def test_constants_that_are_resized_and_flattened() -> None:
-    model = image(
-        """s = Resize<mode = "linear">(r, , scales)
-           f = Flatten(s)
-           y = Gemm(f, w2)""",
-        0.75,
-        2,
-        scales=np.array([1, 1, 2, 2], np.float32),
-        w2=0.1 * normal(5 * 16 * 16, 3),
-    )
-    new, result = reduced(model, tolerance=3e-6)
-    assert causes(result) == {"constant": 1}
-    assert shapes(new)["w2"] == (4 * 16 * 16, 3)
-
-
 # -- duplicate ------------------------------------------------------------------------------------
 
 
@@ -367,7 +228,9 @@ def test_twins_in_front_of_padding() -> None:
     }"""
 
     def found(**other: int) -> dict[str, int]:
-        vectors = {k: np.abs(normal(5, seed=k_)) + 1 for k_, k in enumerate("sbmvp")}
+        vectors: dict[str, Any] = {
+            k: np.abs(normal(5, seed=k_)) + 1 for k_, k in enumerate("sbmvp")
+        }
         vectors = {k: edited(v, 3, v[other.get(k, 0)]) for k, v in vectors.items()}
         p = vectors.pop("p").reshape(5, 1, 1)
         model = build(body, w1=edited(w1, 3, w1[0]), w2=normal(2, 5, 3, 3), p=p, **vectors)
@@ -409,93 +272,6 @@ def test_units_whose_consumers_are_zero() -> None:
     last = normal(2, 6, seed=2)
     last[:, 3] = 0
     assert causes(reduced(mlp(w2=last))[1]) == {"unread": 1}
-
-
-SPLIT = """g (float[1, 3, 4, 4] x) => (float[1, 2, 4, 4] y) {
-    c = Conv(x, w1, b1)
-    %s
-}"""
-SPLIT_WEIGHTS = {"w1": normal(9, 3, 1, 1), "b1": normal(9, seed=1), "sizes": np.array([2, 3, 4])}
-
-
-@pytest.mark.parametrize(("used", "left"), [("p", 2), ("q", 3), ("r", 4)])
-@pytest.mark.parametrize("opset", [11, 18])
-def test_outputs_of_split_that_nobody_reads(used: str, left: int, opset: int) -> None:
-    weights = dict(SPLIT_WEIGHTS)
-    split = "Split<axis = 1>(c, sizes)"
-    if opset < 13:
-        split = "Split<axis = 1, split = [2, 3, 4]>(c)"
-        del weights["sizes"]
-    body = SPLIT % f"p, q, r = {split} y = Conv({used}, w2)"
-    new, result = reduced(build(body, opset, **weights, w2=normal(2, left, 1, 1)), tolerance=0)
-    assert causes(result) == {"unread": 9 - left}
-    assert ops(new.graph.node) == ["Conv", "Conv"]
-    assert shapes(new) == {"w1": (left, 3, 1, 1), "b1": (left,), "w2": (2, left, 1, 1)}
-
-
-def test_one_output_of_three_that_nobody_reads() -> None:
-    body = (
-        SPLIT
-        % """p, q, r = Split<axis = 1>(c, sizes)
-        a = Conv(p, w2) b = Conv(r, w3) y = Add(a, b)"""
-    )
-    model = build(body, **SPLIT_WEIGHTS, w2=normal(2, 2, 1, 1), w3=normal(2, 4, 1, 1))
-    new, result = reduced(model, tolerance=0)
-    assert causes(result) == {"unread": 3}
-    assert len(new.graph.node[1].output) == 2
-    assert array(new, new.graph.node[1].input[1]).tolist() == [2, 4]
-
-
-def test_outputs_of_split_that_are_outputs() -> None:
-    body = """g (float[1, 3, 4, 4] x) => (float[1, 4, 4, 4] r) {
-        c = Conv(x, w1, b1)
-        p, q, r = Split<axis = 1>(c, sizes)
-    }"""
-    new, result = reduced(build(body, **SPLIT_WEIGHTS), tolerance=0)
-    assert causes(result) == {"unread": 5}
-    assert shapes(new)["w1"] == (4, 3, 1, 1)
-
-
-PARTS = """g (float[1, 3, 4, 4] x) => (float[1, 2, 4, 4] y) {
-    a = Conv(x, w1)
-    b = Conv<pads = [1, 1, 1, 1]>(x, w2)
-    r = Relu(b)
-    c = Concat<axis = 1>(a, r)
-    %s
-}"""
-PART_WEIGHTS = {"w1": normal(4, 3, 1, 1), "w2": normal(5, 3, 3, 3), "axis": np.array([1])}
-
-
-def test_parts_of_concat_that_are_sliced_away() -> None:
-    body = PARTS % "s = Slice(c, start, end, axis) y = Conv(s, w3)"
-    bounds = {"start": np.array([0]), "end": np.array([4])}
-    new, result = reduced(build(body, **PART_WEIGHTS, **bounds, w3=normal(2, 4, 1, 1)), tolerance=0)
-    assert causes(result) == {"unread": 5}
-    assert ops(new.graph.node) == ["Conv", "Slice", "Conv"]
-
-
-def test_halves_of_parts_of_concat() -> None:
-    body = PARTS % "s = Slice(c, start, end, axis) y = Conv(s, w3)"
-    bounds = {"start": np.array([3]), "end": np.array([6])}
-    new, result = reduced(build(body, **PART_WEIGHTS, **bounds, w3=normal(2, 3, 1, 1)))
-    assert causes(result) == {"unread": 6}
-    assert shapes(new)["w1"] == (1, 3, 1, 1) and shapes(new)["w2"] == (2, 3, 3, 3)
-
-
-def test_parts_of_concat_that_are_constant() -> None:
-    body = PARTS % "y = Conv(c, w3, b3)"
-    dead = dict(PART_WEIGHTS, w2=0 * PART_WEIGHTS["w2"])
-    new, result = reduced(build(body, **dead, w3=normal(2, 9, 1, 1), b3=normal(2)), tolerance=0)
-    assert causes(result) == {"zero": 5}
-    assert ops(new.graph.node) == ["Conv", "Conv"]
-
-
-def test_parts_of_concat_that_are_gathered() -> None:
-    body = PARTS % "s = Gather<axis = 1>(c, index) y = Conv(s, w3)"
-    index = np.array([1, 4, 5])
-    new, result = reduced(build(body, **PART_WEIGHTS, index=index, w3=normal(2, 3, 1, 1)))
-    assert causes(result) == {"unread": 6}
-    assert shapes(new)["w1"] == (1, 3, 1, 1) and shapes(new)["w2"] == (2, 3, 3, 3)
 
 
 # -- options --------------------------------------------------------------------------------------
