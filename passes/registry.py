@@ -19,6 +19,7 @@ _BUILTINS = {
     "fold-constants": "fold_constants:FoldConstants",
     "prune": "prune:Prune",
     "recover": "recover:Recover",
+    "remove-redundant": "remove_redundant:RemoveRedundant",
 }
 
 

@@ -125,7 +125,7 @@ def gather(site: Site) -> None:
             site.pin(target, NAMED)
 
 
-def _pads(site: Site) -> list[tuple[int, int]] | None:
+def padding(site: Site) -> list[tuple[int, int]] | None:
     """(before, after) for every axis, or None when not known."""
     rank = site.x.rank
     pads = site.integers("pads") or site.integers("paddings")
@@ -177,7 +177,7 @@ def pad(site: Site) -> None:
     """Constant padding adds coordinates that are free; other modes mix the axis."""
     x, y = site.x, site.y
     site.pin_all("a list of sizes", site.inputs[1:])
-    pads = _pads(site)
+    pads = padding(site)
     constant = site.string("mode", "constant") == "constant"
     for index in range(x.rank):
         before, after = pads[index] if pads is not None else (1, 1)

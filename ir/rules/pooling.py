@@ -76,13 +76,20 @@ def resize(site: Site) -> None:
     """Axes with a scale of 1 pass through; resized ones are pinned."""
     x, y = site.x, site.y
     site.pin_all("scales and sizes", site.inputs[1:])
-    resized = _resized(site) | _cropped(site)
+    changed = resampled(site)
     for index in range(x.rank):
-        if index not in resized and x.shape[index] == y.shape[index]:
+        if index not in changed:
             site.link(x.axis(index), y.axis(index))
         else:
             for operand in (x, y):
                 site.pin(operand.axis(index), _RESIZED)
+
+
+def resampled(site: Site) -> set[int]:
+    """Axes along which a result may lie between the elements or leave some out."""
+    x, y = site.x, site.y
+    other = {k for k in range(x.rank) if x.shape[k] != y.shape[k]}
+    return other | _resized(site) | _cropped(site)
 
 
 def _cropped(site: Site) -> set[int]:

@@ -19,7 +19,7 @@ def reduce(site: Site) -> None:
     """Reduced axes end here: exact for sums, inexact otherwise; kept axes pass through."""
     x, y = site.x, site.y
     site.pin_all("a list of axes", site.inputs[1:])
-    axes = _reduced_axes(site)
+    axes = reduced_axes(site)
     if axes is None:
         site.pin_all("the axes to reduce are computed at run time")
         return
@@ -38,7 +38,8 @@ def reduce(site: Site) -> None:
         at += keep or index not in axes
 
 
-def _reduced_axes(site: Site) -> list[int] | None:
+def reduced_axes(site: Site) -> list[int] | None:
+    """The axes that are reduced, None when they are computed at run time."""
     rank = site.x.rank
     known, axes = site.axes_parameter()
     if not known:

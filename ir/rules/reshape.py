@@ -82,7 +82,7 @@ def couple_blocks(site: Site, x: Operand, y: Operand) -> None:
         for axis, size in _axes(operand):
             if size == _ONE:
                 site.pin(axis, _UNIT)
-    for left, right in _blocks(_axes(x), _axes(y)):
+    for left, right in blocks(_axes(x), _axes(y)):
         if len(left) == len(right) == 1:
             site.link(left[0][0], right[0][0])
             continue
@@ -97,7 +97,7 @@ def _axes(operand: Operand) -> Axes:
     return list(zip(operand.axes, zip(operand.shape, operand.later, strict=True), strict=True))
 
 
-def _blocks(inputs: Axes, outputs: Axes) -> Iterator[tuple[Axes, Axes]]:
+def blocks(inputs: Axes, outputs: Axes) -> Iterator[tuple[Axes, Axes]]:
     """Minimal runs of axes of equal product on both sides, axes of size 1 left out."""
     sources = [(item for item in side if item[1] != _ONE) for side in (inputs, outputs)]
     block: tuple[Axes, Axes] = ([], [])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..restated import Restated
 
 
-def _slices(site: Site) -> list[tuple[int, int, int]] | None:
+def slices(site: Site) -> list[tuple[int, int, int]] | None:
     """(axis, first selected coordinate, step) for each sliced axis; None if not known."""
     rank = site.x.rank
     if site.opset < 10:
@@ -114,7 +114,7 @@ def slice_(site: Site) -> None:
     of s coordinates, so that the step still holds when some are gone."""
     x, y = site.x, site.y
     site.pin_all("slice bounds", site.inputs[1:])
-    sliced = _slices(site)
+    sliced = slices(site)
     if sliced is None:
         passing = _passing(site)
         for index in range(x.rank):
