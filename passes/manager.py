@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as oir
 
@@ -58,7 +58,8 @@ class PassManager:
     ) -> PipelineResult:
         """Run the passes on a clone of ``model``, or on ``model`` itself if ``clone`` is false.
 
-        The clone shares the weights. Raises `CertificateError` when a pass breaks its
+        The clone shares the weights. Unless the context says otherwise, its ``original`` is the
+        model as it was given. Raises `CertificateError` when a pass breaks its
         contract, and whatever `SecateurError` a pass raises; other exceptions become a
         `SecateurError`. Every message names the pass.
         """
@@ -66,6 +67,8 @@ class PassManager:
         watchers = self._instrumentations
         if self._verify:
             watchers += (VerifyEach(self._check),)
+        if context.original is None:
+            context = replace(context, original=model if clone else clone_model(model))
         if clone:
             model = clone_model(model)
         for watcher in watchers:

@@ -77,7 +77,7 @@ def modules(requirements: Iterable[str]) -> set[str]:
 
 def test_the_package_imports_what_it_declares() -> None:
     found = imported(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))
-    optional = modules(EXTRAS["graphsurgeon"])
+    optional = modules(EXTRAS["graphsurgeon"] + EXTRAS["finetune"])
     assert found - optional == modules(METADATA["dependencies"])
     assert optional <= found
 
