@@ -23,6 +23,15 @@ _RANGES = {
     TensorProto.UINT4: (0, 15),
     TensorProto.INT4: (-8, 7),
 }
+_COMPUTED = {
+    torch.uint8: TensorProto.UINT8,
+    torch.int8: TensorProto.INT8,
+    torch.int16: TensorProto.INT16,
+    torch.int32: TensorProto.UINT16,
+}
+"""The types of computed zero points, which no Cast makes narrower."""
+
+
 
 def _spread(call: Call, vector: Tensor, x: Tensor) -> Tensor:
     """A scale or zero point in a shape that broadcasts with the data."""
@@ -43,8 +52,8 @@ def _rounded(x: Tensor) -> Tensor:
 @operator("QuantizeLinear", domain="com.microsoft")
 def quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     element = call.get("output_dtype", 0) or (call.types[2] if len(call.types) > 2 else 0)
-    if not element and zero is None:
-        element = TensorProto.UINT8
+    if not element:
+        element = TensorProto.UINT8 if zero is None else _COMPUTED.get(zero.dtype, 0)
     if element not in _RANGES:
         raise Unsupported(f"element type {TensorProto.DataType.Name(element)}")
     low, high = _RANGES[element]
