@@ -3,7 +3,7 @@
 A floating-point tensor of more than one element is a weight, except where it *states* something
 instead of weighing: the scales of a Resize or a quantiser, bounds, exponents, statistics of a
 BatchNormalization, masks. What such a tensor is computed from is no weight either. A single number
-is one only where an operator takes it for a weight: the bias of a convolution with one channel, say.
+is one only where an operator takes it for a weight: the bias of a convolution to one channel, say.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _MASK = 1e4
 
 @dataclass(frozen=True)
 class Trainable:
-    """The weights by name, and why the other floating-point tensors of several elements are none."""
+    """The weights by name, and why other tensors of several numbers are none."""
 
     weights: Mapping[str, oir.TensorProtocol]
     left: Mapping[str, str]

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as oir
 import torch
+from torch import Tensor
 
 from ..ir.constants import constants
 from ..ir.errors import ModelError, SecateurError, UsageError, reason
 from .session import Array
-from .torch_ops.registry import Tensor, Unsupported
+from .torch_ops.registry import Unsupported
 from .torch_ops.tensors import to_torch
 from .torch_program import Program, Step, compile_graph, describe, reads, unsupported
 

@@ -116,9 +116,7 @@ def _last_uses(order: Iterable[oir.Node]) -> dict[str, oir.Node]:
     return last
 
 
-def _step(
-    node: oir.Node, versions: Mapping[str, int], release: Sequence[str], renew: bool
-) -> Step:
+def _step(node: oir.Node, versions: Mapping[str, int], release: Sequence[str], renew: bool) -> Step:
     domain = "" if node.domain == "ai.onnx" else node.domain
     operator = known_operators().get((domain, node.op_type))
     control = domain == "" and node.op_type in CONTROL

@@ -141,7 +141,7 @@ def test_gradients_are_differences(name: str) -> None:
     output = "z" if "z =" in body else "y"
     rank = {"einsum": 3}.get(name, 4)
     dims = ",".join(f"D{k}" for k in range(rank))
-    weights = {
+    weights: dict[str, Array] = {
         "w": normal(*w_shape, seed=1).astype(np.float64),
         "b": normal(*b_shape, seed=2).astype(np.float64),
         "s": np.array([1, 1, 1.5, 0.6], np.float32),
@@ -149,7 +149,7 @@ def test_gradients_are_differences(name: str) -> None:
     }
     used = {key: a for key, a in weights.items() if f"{key})" in body or f" {key}," in body}
     text = f"g (double[1,2,5,5] x) => (double[{dims}] {output}) {{ {body} }}"
-    executor = TorchExecutor(load_model(build(text, 20, **used)), trained=["w", "b"])
+    executor = TorchExecutor(load_model(build(text, 20, 10, "", **used)), trained=["w", "b"])
     feed = executor.feed_tensors({"x": normal(1, 2, 5, 5).astype(np.float64)})
     direction = torch.from_numpy(
         np.random.default_rng(3).standard_normal(executor(feed)[output].shape)

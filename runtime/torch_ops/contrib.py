@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .normalization import rms
-from .registry import Call, Tensor, Unsupported, operator
+from .registry import Call, Unsupported, operator
 
 MICROSOFT = "com.microsoft"
 

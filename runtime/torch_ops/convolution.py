@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from torch import Tensor
 
-from .registry import Call, Tensor, Unsupported, operator
+from .registry import Call, Unsupported, operator
 from .windows import pad_sides, windows
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

@@ -1,4 +1,4 @@
-"""Elementwise operators: unary, binary with broadcasting, of any number of operands; activations."""
+"""Elementwise operators: unary, binary with broadcasting, n-ary; activations."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto
+from torch import Tensor
 
-from .registry import Call, Tensor, Unsupported, operator, together
+from .registry import Call, Unsupported, operator, together
 from .tensors import NARROWER, WIDER, torch_type
 
 # -- one operand ----------------------------------------------------------------------------------

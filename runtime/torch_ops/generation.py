@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from .registry import Call, Tensor, Unsupported, numbers, operator
+from .registry import Call, Unsupported, numbers, operator
 
 _MODES = {"linear": "bilinear", "bilinear": "bilinear", "nearest": "nearest", "cubic": "bicubic",
           "bicubic": "bicubic"}  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .registry import Call, Tensor, axis_of, numbers, operator
+from .registry import Call, axis_of, numbers, operator
 
 _REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from .registry import Call, Tensor, Unsupported, axis_of, numbers, operator, together
+from .registry import Call, Unsupported, axis_of, numbers, operator, together
 
 
 @operator("Reshape")
@@ -85,7 +86,9 @@ def slice_(
         if step < 0:  # torch has no negative steps
             x = x.flip(axis)
             start = x.shape[axis] - 1 - places.start
-            index[axis] = slice(start, start + len(places) * -step, -step) if places else slice(0, 0)
+            index[axis] = (
+                slice(start, start + len(places) * -step, -step) if places else slice(0, 0)
+            )
         else:
             index[axis] = slice(places.start, places.stop, step) if places else slice(0, 0)
     return x[tuple(index)]

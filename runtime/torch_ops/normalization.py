@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from .registry import Call, Tensor, Unsupported, axis_of, operator
+from .registry import Call, Unsupported, axis_of, operator
 
 
 def _channels(vector: Tensor, x: Tensor) -> Tensor:
@@ -24,9 +25,7 @@ def batch_norm(
     (in place; they are buffers of the executor then)."""
     if call.get("training_mode", 0) or call.outputs > 1 or not call.get("spatial", 1):
         raise Unsupported("training mode" if call.get("spatial", 1) else "statistics per place")
-    return F.batch_norm(
-        x, mean, variance, scale, bias, call.renew, 0.1, call.get("epsilon", 1e-5)
-    )
+    return F.batch_norm(x, mean, variance, scale, bias, call.renew, 0.1, call.get("epsilon", 1e-5))
 
 
 def _outputs(call: Call, x: Tensor, y: Tensor, axes: Sequence[int], epsilon: float) -> Any:

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from .registry import Call, Tensor, Unsupported, operator
+from .registry import Call, Unsupported, operator
 from .windows import Windows, pad_sides, windows
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -27,7 +28,9 @@ def _surplus(call: Call, x: Tensor, w: Windows) -> tuple[int, ...]:
     if not call.get("ceil_mode", 0):
         return (0,) * len(w.kernel)
     found = []
-    for n, e, s, begin, end in zip(x.shape[2:], w.extents, w.strides, w.begins, w.ends, strict=True):
+    for n, e, s, begin, end in zip(
+        x.shape[2:], w.extents, w.strides, w.begins, w.ends, strict=True
+    ):
         count = -(-(n + begin + end - e) // s) + 1
         if (count - 1) * s >= n + begin:
             count -= 1
@@ -36,7 +39,7 @@ def _surplus(call: Call, x: Tensor, w: Windows) -> tuple[int, ...]:
 
 
 def _of_rank(x: Tensor) -> int:
-    rank = x.ndim - 2
+    rank: int = x.ndim - 2
     if rank not in _MAX:
         raise Unsupported(f"{rank} spatial axes")
     return rank

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from .registry import Call, Tensor, operator
+from .registry import Call, operator
 
 
 @operator("MatMul")

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from onnx import TensorProto
+from torch import Tensor
 
-from .registry import Call, Tensor, Unsupported, axis_of, operator
+from .registry import Call, Unsupported, axis_of, operator
 
-_RANGES = {
+_RANGES: dict[int, tuple[int, int]] = {
     TensorProto.UINT8: (0, 255),
     TensorProto.INT8: (-128, 127),
     TensorProto.UINT16: (0, 65535),
@@ -23,14 +24,13 @@ _RANGES = {
     TensorProto.UINT4: (0, 15),
     TensorProto.INT4: (-8, 7),
 }
-_COMPUTED = {
+_COMPUTED: dict[torch.dtype, int] = {
     torch.uint8: TensorProto.UINT8,
     torch.int8: TensorProto.INT8,
     torch.int16: TensorProto.INT16,
     torch.int32: TensorProto.UINT16,
 }
 """The types of computed zero points, which no Cast makes narrower."""
-
 
 
 def _spread(call: Call, vector: Tensor, x: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ are computed step by step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
-from .registry import Call, Tensor, Unsupported, operator
+from .registry import Call, Unsupported, operator
 
 _GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 """For every gate of torch its place in ONNX."""
@@ -26,13 +27,22 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": torch.nn.functional.softplus,
     "hardsigmoid": lambda x: (0.2 * x + 0.5).clamp(0, 1),
 }
-Parts = tuple["Tensor | None", ...]
+Parts: TypeAlias = "tuple[Tensor | None, ...]"
 
 
 @operator("LSTM", "GRU", "RNN")
-def recurrent(call: Call, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> Any:
+def recurrent(
+    call: Call,
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    bias: Tensor | None = None,
+    lengths: Tensor | None = None,
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
+    peepholes: Tensor | None = None,
+) -> Any:
     """Outputs Y (sequence, directions, batch, hidden), Y_h and, for LSTM, Y_c."""
-    bias, lengths, h0, c0, peepholes = (*rest, *[None] * (5 - len(rest)))
     batch_first = bool(call.get("layout", 0))
     if batch_first:
         x = x.transpose(0, 1)
@@ -150,10 +160,8 @@ def _lstm(call: Call, given: Tensor, h: Tensor, c: Tensor, parts: Any, functions
     i, o, forget, cell = (given + h @ r.t() + rb).chunk(4, 1)
     pi, po, pf = (0, 0, 0) if peepholes is None else peepholes.chunk(3)
     i = f(_clipped(call, i + pi * c))
-    if call.get("input_forget", 0):
-        forget = 1 - i
-    else:
-        forget = f(_clipped(call, forget + pf * c))
+    coupled = call.get("input_forget", 0)
+    forget = 1 - i if coupled else f(_clipped(call, forget + pf * c))
     c = forget * c + i * g(_clipped(call, cell))
     return f(_clipped(call, o + po * c)) * final(_clipped(call, c)), c
 

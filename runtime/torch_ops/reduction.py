@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .registry import Call, Tensor, axis_of, numbers, operator
+from .registry import Call, axis_of, numbers, operator
 
 
 def _product(x: Tensor, axes: Sequence[int]) -> Tensor:

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-import torch
+from torch import Tensor
 
-Tensor = torch.Tensor
 Operator = Callable[..., Any]
 """``operator(call, *inputs)`` gives a tensor or a tuple of tensors."""
 

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from .registry import Call, Tensor, Unsupported, axis_of, numbers, operator
+from .registry import Call, Unsupported, axis_of, numbers, operator
 
 Places = npt.NDArray[np.float64]
 
@@ -93,6 +94,7 @@ def _along(call: Call, x: Tensor, axis: int, scale: float, size: int) -> Tensor:
         return _fetch(x, axis, rounded.clip(0, n - 1).astype(np.int64))
     first = np.floor(places)
     rest = places - first
+    offsets: tuple[int, ...]
     if mode == "linear":
         offsets, weights = (0, 1), np.stack([1 - rest, rest])
     elif mode == "cubic":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from .registry import Call, Tensor, numbers, operator
+from .registry import Call, numbers, operator
 from .tensors import torch_type
 
 

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto
+from torch import Tensor
 
-from .registry import Tensor, Unsupported
+from .registry import Unsupported
 
-_TYPES = {
+_TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.FLOAT16: torch.float32,
     TensorProto.BFLOAT16: torch.float32,

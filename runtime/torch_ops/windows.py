@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
+from torch import Tensor
 
-from .registry import Call, Tensor
+from .registry import Call
 
 
 @dataclass(frozen=True)
