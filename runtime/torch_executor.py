@@ -33,7 +33,8 @@ class TorchExecutor:
     """Runs a flat model (see `ir.flatten`) in PyTorch.
 
     ``parameters`` are the weights named in ``trained``, by name, in the order of the graph: leaves
-    whose gradients a backward pass fills. ``wanted`` are the values that a run gives, the graph's
+    whose gradients a backward pass fills. A value that follows from constants alone may be named,
+    too. ``wanted`` are the values that a run gives, the graph's
     outputs by default; only what they depend on is run. With ``renew``, BatchNormalization uses the
     statistics of the batch while ``renewing`` is set, and those of the model follow in ``buffers``.
 
@@ -84,9 +85,9 @@ class TorchExecutor:
                 self.buffers[name] = data
             else:
                 self._constants[name] = data
-        self._program = self._folded(self._program)
+        self._program = self._folded(self._program, trained)
         if renew:
-            known = self._constants.keys()
+            known = self._constants.keys() | self.parameters.keys()
             self._renewing = _without(self._renewing, known)
         else:
             self._renewing = self._program
@@ -122,7 +123,7 @@ class TorchExecutor:
         by_conv = any(node.op_type in _LAID_OUT for node, _ in value.uses())
         return _channels_last(data) if data.ndim == 4 and by_conv else data
 
-    def _folded(self, program: Program) -> Program:
+    def _folded(self, program: Program, trained: Collection[str]) -> Program:
         """The program without the steps that follow from constants; their results are kept."""
         rest: list[Step] = []
         with torch.no_grad():
@@ -131,7 +132,9 @@ class TorchExecutor:
                 if not step.bodies and all(name in self._constants for name in given):
                     self._step(step, self._constants)
                     for name in step.outputs:
-                        if name in self._constants:
+                        if name in trained:
+                            self.parameters[name] = self._constants.pop(name).requires_grad_()
+                        elif name in self._constants:
                             self._constants[name] = self._placed(self._constants[name])
                 else:
                     rest.append(step)
