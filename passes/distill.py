@@ -26,7 +26,7 @@ from ..runtime.drift import drift
 from ..runtime.samples import Items, Samples
 from ..runtime.torch_support import choose_device, require_torch
 from .base import Contract, Pass, PassContext, PassResult
-from .targets import Target, inner_values, output_targets, value_names
+from .targets import Target, blocking_node, inner_values, output_targets, value_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,7 +216,7 @@ class _Pair:
         self, student: oir.Model, teacher: oir.Model, weights: Trainable, options: Distill
     ) -> None:
         from ..runtime.torch_ops import known_operators
-        from ..runtime.torch_program import CONTROL
+        from ..runtime.torch_program import CONTROL, unsupported
 
         if not weights.weights:
             raise UsageError("the model has no weight that distill could train")
@@ -225,6 +225,8 @@ class _Pair:
         self._renew = options.batch_norm == "renew"
         self._shared = value_names(student.graph) & value_names(teacher.graph)
         known = known_operators().keys() | {("", name) for name in CONTROL}
+        if blocking := blocking_node(student.graph, known, weights.weights.keys()):
+            raise unsupported(blocking)
         self.targets: list[Target] = output_targets(teacher, known, self._shared)
 
     def executors(self, wanted: Sequence[str]) -> tuple[TorchExecutor, TorchExecutor]:
@@ -243,21 +245,24 @@ class _Pair:
     def choose_inside(self, feed: Mapping[str, Array], options: Distill) -> list[str]:
         """The values inside that take part: those of equal shape in both models on a feed; unless
         they are named, up to `INSIDE` spread over the graph."""
-        names = inner_values(
-            self.student, self._shared, self.weights.weights.keys(), options.values
-        )
         taken = {t.value for t in self.targets}
-        names = [name for name in names if name not in taken]
-        student, teacher = self.executors([*names, *taken])
-        ours, theirs = (e(e.feed_tensors(feed)) for e in (student, teacher))
-        equal = [
-            name
-            for name in names
-            if ours[name].shape == theirs[name].shape and ours[name].requires_grad
-        ]
-        if options.values or len(equal) <= INSIDE:
-            return equal
-        return [equal[k] for k in np.linspace(0, len(equal) - 1, INSIDE).round().astype(int)]
+        for names in inner_values(
+            self.student, self._shared, self.weights.weights.keys(), options.values
+        ):
+            student, teacher = self.executors(sorted(taken.union(names)))
+            ours, theirs = (e(e.feed_tensors(feed)) for e in (student, teacher))
+            equal = [
+                name
+                for name in names
+                if ours[name].shape == theirs[name].shape and ours[name].requires_grad
+                if name not in taken
+            ]
+            if options.values or 0 < len(equal) <= INSIDE:
+                return equal
+            if equal:
+                spread = np.linspace(0, len(equal) - 1, INSIDE).round().astype(int)
+                return [equal[k] for k in spread]
+        return []
 
 
 def store_weights(model: oir.Model, arrays: Mapping[str, Array]) -> dict[str, Array]:

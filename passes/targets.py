@@ -8,8 +8,8 @@ straight from a contraction whose last axis has at least two places may be logit
 compared as both. Everything else is compared as *values*. An output without gradient (classes,
 chosen boxes) stands for the floating-point values that it is computed from.
 
-Values inside are those after residual sums, where streams are whole, and contractions where there
-are no such sums.
+Values inside are those after residual sums, or else those after contractions, of which both models
+have some in equal shape.
 """
 
 from __future__ import annotations
@@ -84,6 +84,25 @@ def _beyond(graph: oir.Graph, known: Collection[Operator]) -> set[oir.Value]:
         if unknown or follows or node.op_type in _OPEN:
             found.update(node.outputs)
     return found
+
+
+def blocking_node(
+    graph: oir.Graph, known: Collection[Operator], trained: Collection[str]
+) -> oir.Node | None:
+    """A node that cannot be run, or has outputs of open sizes, and stands before the use of a
+    trained weight, which could learn nothing; None if there is none."""
+    behind: dict[oir.Value, oir.Node] = {}
+    for node in graph:
+        inputs = [v for v in node.inputs if v is not None]
+        unknown = (node.domain, node.op_type) not in known and node.op_type != "Constant"
+        source = next((behind[v] for v in inputs if v in behind), None)
+        if source is None and (unknown or node.op_type in _OPEN):
+            source = node
+        if source is not None:
+            if any(v.name in trained for v in inputs):
+                return source
+            behind.update(dict.fromkeys(node.outputs, source))
+    return None
 
 
 def _differentiable(output: oir.Value, beyond: Collection[oir.Value]) -> Iterator[oir.Value]:
@@ -163,9 +182,9 @@ def inner_values(
     others: Collection[str],
     trained: Collection[str],
     globs: Sequence[str] = (),
-) -> list[str]:
+) -> list[list[str]]:
     """Values inside a flat model that another one has, too, in the order of the graph: those that
-    match ``globs``, or else residual sums, or else contractions. Only values that depend on a
+    match ``globs``, or else first residual sums, then contractions. Only values that depend on a
     weight named in ``trained`` can learn anything.
 
     Raises UsageError for a glob that matches none.
@@ -185,9 +204,9 @@ def inner_values(
             if not hit:
                 raise UsageError(f"no value inside both models matches '{glob}'")
             found.update(dict.fromkeys(hit))
-        return [name for name in makers if name in found]
+        return [[name for name in makers if name in found]]
     sums = [name for name, node in makers.items() if _is_sum(node)]
-    return sums or [name for name, node in makers.items() if node.op_type in _CONTRACTIONS]
+    return [sums, [name for name, node in makers.items() if node.op_type in _CONTRACTIONS]]
 
 
 def _is_sum(node: oir.Node) -> bool:

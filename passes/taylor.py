@@ -41,7 +41,7 @@ from ..ir.errors import UsageError
 from ..ir.trainable import FLOATS
 from ..runtime.samples import Samples
 from ..runtime.torch_support import choose_device, require_torch
-from .targets import Target, output_targets
+from .targets import Target, blocking_node, output_targets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,7 @@ def taylor(analysis: Analysis, scoring: Scoring) -> Scores:
     torch = require_torch("the criterion taylor")
     from ..runtime.torch_executor import TorchExecutor
     from ..runtime.torch_ops import known_operators
-    from ..runtime.torch_program import CONTROL
+    from ..runtime.torch_program import CONTROL, unsupported
 
     context = scoring.context
     if context.calibration is None:
@@ -86,8 +86,10 @@ def taylor(analysis: Analysis, scoring: Scoring) -> Scores:
     if not gates:
         return np.zeros(analysis.unit_count)
     known = known_operators().keys() | {("", name) for name in CONTROL}
-    targets = output_targets(analysis.model, known)
     weights = list(dict.fromkeys(gate.name for gate in gates))
+    if blocking := blocking_node(analysis.model.graph, known, weights):
+        raise unsupported(blocking)
+    targets = output_targets(analysis.model, known)
     executor = TorchExecutor(
         analysis.model,
         trained=weights,

@@ -63,7 +63,7 @@ class Samples:
         feed = {}
         for name, array in self._arrays.items():
             if self._whole:
-                feed[name] = array[int(rows[name][0])]
+                feed[name] = np.asarray(array[int(rows[name][0])])
             else:
                 feed[name] = array[rows[name]] if name in rows else array
         return feed

@@ -78,7 +78,8 @@ def describe(node: oir.Node) -> str:
 
 
 def unsupported(node: oir.Node, form: str = "") -> UsageError:
-    """The error for an operator, or a form of it, that the executor does not know."""
+    """The error for an operator, or a form of it, that the executor does not know, or through
+    which it has no gradient."""
     name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     what = f"{name} with {form}" if form else f"{name} (it knows {len(known_operators())} others)"
     return UsageError(
