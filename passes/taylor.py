@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ from .targets import Target, blocking_node, output_targets
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .scoring import Scoring
+    from .base import PassContext
 
 SAMPLES = 512
 """At most so many calibration samples are looked at."""
@@ -55,6 +55,15 @@ DRAWS = 4
 """Random vectors for each batch."""
 
 Scores = npt.NDArray[np.float64]
+
+
+class Scoring(Protocol):
+    """What a criterion may use besides the analysis."""
+
+    @property
+    def context(self) -> PassContext:
+        """The context of the pass that scores."""
+        ...
 
 
 @dataclass(frozen=True)

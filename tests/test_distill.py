@@ -146,10 +146,14 @@ def test_quantised_weights_stay() -> None:
         q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) w = DequantizeLinear(i, t)
         m = MatMul(d, w) y = Add(m, b) }"""
     integers = np.random.default_rng(0).integers(-100, 101, (8, 4)).astype(np.int8)
-    fixed = {"s": np.array(0.05, np.float32), "z": np.array(0, np.int8), "i": integers,
-             "t": np.full((1,), 0.01, np.float32)}  # fmt: skip
-    model = build(text, b=normal(4), **fixed)
-    student = build(text, b=normal(4) + 1, **fixed)
+    fixed: dict[str, Array] = {
+        "s": np.array(0.05, np.float32),
+        "z": np.array(0, np.int8),
+        "i": integers,
+        "t": np.full((1,), 0.01, np.float32),
+    }
+    model = build(text, 20, 10, "", b=normal(4), **fixed)
+    student = build(text, 20, 10, "", b=normal(4) + 1, **fixed)
     options = replace(SHORT, learning_rate=3e-2)
     after, result = distilled(model, load_model(student), normal(200, 8), options)
     arrays = stored(after)
@@ -294,7 +298,7 @@ def test_the_loss_of_logits_is_the_divergence() -> None:
     labels = np.array([0, 1, 2, 3, 4, 0])
     plain = np.exp(s) / np.exp(s).sum(1, keepdims=True)
     entropy = -np.log(plain[np.arange(6), labels]).mean()
-    with_labels = loss(*values, torch.from_numpy(labels))
+    with_labels = loss(values[0], values[1], torch.from_numpy(labels))
     assert float(with_labels) == pytest.approx(divergence + inside + entropy, rel=1e-9)
 
 
@@ -312,7 +316,8 @@ def test_probabilities_are_turned_into_logits(kind: Any) -> None:
         (Target("z", kind), raw),
         (Target("z", kind, transform=transform), [function(z) for z in raw]),
     ):
-        losses.append(float(module.Loss([target], [], 2.0, 0)(*({"z": g} for g in given))))
+        student, teacher = ({"z": g} for g in given)
+        losses.append(float(module.Loss([target], [], 2.0, 0)(student, teacher)))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
@@ -324,11 +329,10 @@ RESIDUAL = """g (float[N,3,8,8] x) => (float[N,5] y) {
 
 def residual() -> onnx.ModelProto:
     shapes = {"w0": (8, 3, 3, 3), "w1": (12, 8, 3, 3), "w2": (8, 12, 3, 3), "w3": (5, 8)}
-    return build(
-        RESIDUAL,
-        20,
-        **{n: normal(*s, seed=k) / 6 for k, (n, s) in enumerate(shapes.items())},
-    )
+    weights: dict[str, Array] = {
+        n: normal(*s, seed=k) / np.float32(6) for k, (n, s) in enumerate(shapes.items())
+    }
+    return build(RESIDUAL, 20, 10, "", **weights)
 
 
 def test_values_inside_are_those_of_equal_shape() -> None:
@@ -339,14 +343,15 @@ def test_values_inside_are_those_of_equal_shape() -> None:
         smaller = PassManager([prune]).run(load_model(model), context(x)).model
         result = distilled(model, smaller, x, options)[1]
         assert result.details["distill"]["inside"] == inside
-    smaller = PassManager([Prune(ratio=0.4, protect=("t",))]).run(load_model(model), context(x))
+    prune = Prune(ratio=0.4, protect=("t",))
+    smaller = PassManager([prune]).run(load_model(model), context(x)).model
     named = replace(options, values=("s", "f"))
-    result = distilled(model, smaller.model, x, named)[1]
+    result = distilled(model, smaller, x, named)[1]
     assert result.details["distill"]["inside"] == ["s", "f"]
     off = replace(options, hidden=0.0)
-    assert distilled(model, smaller.model, x, off)[1].details["distill"]["inside"] == []
+    assert distilled(model, smaller, x, off)[1].details["distill"]["inside"] == []
     with pytest.raises(UsageError, match="no value inside both models matches 'nothing'"):
-        distilled(model, smaller.model, x, replace(options, values=("nothing",)))
+        distilled(model, smaller, x, replace(options, values=("nothing",)))
 
 
 @pytest.mark.parametrize("augment", ["flip", "flip-shift"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import onnx_ir as oir
 import pytest
 
 from secateur.ir.errors import DataError, SecateurError, UsageError
@@ -25,7 +26,7 @@ from .pass_runs import build, normal
 NET = "g (float[N,4] x) => (float[N,3] y) { h = MatMul(x, w1) r = Relu(h) y = MatMul(r, w2) }"
 
 
-def net() -> object:
+def net() -> oir.Model:
     return load_model(build(NET, w1=normal(4, 6), w2=normal(6, 3, seed=1)))
 
 
@@ -61,7 +62,7 @@ def test_without_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UsageError, match=r"distill needs PyTorch: pip install 'secateur\[finetune\]'"
     ):
-        PassManager([Distill()]).run(net())  # type: ignore[arg-type]
+        PassManager([Distill()]).run(net())
     with pytest.raises(UsageError, match="the criterion taylor needs PyTorch"):
         require_torch("the criterion taylor")
 
@@ -71,7 +72,7 @@ class Looks(Pass):
 
     name = "looks"
 
-    def run(self, model: object, context: PassContext) -> PassResult:  # type: ignore[override]
+    def run(self, model: oir.Model, context: PassContext) -> PassResult:
         raise SecateurError(f"original {id(context.original)}, model {id(model)}")
 
 
@@ -79,7 +80,7 @@ def test_a_pass_knows_the_original() -> None:
     model = net()
     for clone in (True, False):
         with pytest.raises(SecateurError, match="original") as error:
-            PassManager([Looks()]).run(model, clone=clone)  # type: ignore[arg-type]
+            PassManager([Looks()]).run(model, clone=clone)
         words = str(error.value).split()
         original, owned = words[words.index("original") + 1].strip(","), words[-1]
         assert original != owned
@@ -155,7 +156,7 @@ def _moved(image: Array, down: int, right: int) -> Array:
 
 
 def test_only_images_are_augmented() -> None:
-    feed = {"x": normal(3, 4), "ids": np.zeros((2, 2, 2, 2), np.int64)}
+    feed: dict[str, Array] = {"x": normal(3, 4), "ids": np.zeros((2, 2, 2, 2), np.int64)}
     assert augmented(feed, True, np.random.default_rng(0)) == feed
 
 
@@ -167,14 +168,14 @@ def test_drift_is_the_largest_relative_change() -> None:
     text += " y = Mul(x, a) z = Mul(x, b) k = ArgMax<axis=1, keepdims=0>(y) }"
     x = np.array([[1, 2], [3, 1], [0, 5]], np.float32)
 
-    def model(a: list[float], b: float) -> object:
+    def model(a: list[float], b: float) -> oir.Model:
         return load_model(build(text, a=np.array(a, np.float32), b=np.array(b, np.float32)))
 
     old = model([1, 1], 2)
-    assert drift(old, old, [{"x": x}]) == 0  # type: ignore[arg-type]
-    moved = drift(old, model([1, 1], 2.5), [{"x": x}])  # type: ignore[arg-type]
+    assert drift(old, old, [{"x": x}]) == 0
+    moved = drift(old, model([1, 1], 2.5), [{"x": x}])
     assert moved == pytest.approx(0.25)
-    chosen = drift(old, model([1, -1], 2), [{"x": x[:2]}, {"x": x[2:]}])  # type: ignore[arg-type]
+    chosen = drift(old, model([1, -1], 2), [{"x": x[:2]}, {"x": x[2:]}])
     assert chosen == pytest.approx(2 * np.sqrt(30 / 40))
 
 

@@ -36,7 +36,7 @@ def score(
 ) -> tuple[Analysis, npt.NDArray[np.float64]]:
     analysis = secateur.analyze(model)
     scoring = Scoring(PassContext(seed=1, calibration={"x": x}))
-    return analysis, taylor(analysis, scoring)  # type: ignore[arg-type]
+    return analysis, taylor(analysis, scoring)
 
 
 def units_along(analysis: Analysis, weight: str, axis: int) -> npt.NDArray[np.int64]:
@@ -155,9 +155,13 @@ def test_convolutions_with_a_fixed_batch() -> None:
     text = """g (float[2,3,6,6] x) => (float[2,4] y) {
         a = Conv<pads=[1,1,1,1]>(x, w1, b1) r = Relu(a) c = Conv(r, w2) p = GlobalAveragePool(c)
         y = Flatten(p) }"""
-    weights = {"w1": normal(6, 3, 3, 3), "b1": normal(6), "w2": normal(4, 6, 3, 3, seed=1)}
-    _, fixed = score(build(text, **weights), normal(64, 3, 6, 6))
-    _, loose = score(build(text.replace("[2,", "[N,"), **weights), normal(64, 3, 6, 6))
+    weights: dict[str, Array] = {
+        "w1": normal(6, 3, 3, 3),
+        "b1": normal(6),
+        "w2": normal(4, 6, 3, 3, seed=1),
+    }
+    _, fixed = score(build(text, 20, 10, "", **weights), normal(64, 3, 6, 6))
+    _, loose = score(build(text.replace("[2,", "[N,"), 20, 10, "", **weights), normal(64, 3, 6, 6))
     assert (fixed > 0).all() and fixed.shape == (6,)
     np.testing.assert_allclose(fixed, loose, rtol=0.6)  # other batches, other vectors
 
@@ -172,7 +176,7 @@ def test_it_needs_data() -> None:
     model = build(CLASSIFIER, 20, w1=normal(7, 6), b1=normal(7), w2=normal(5, 7), b2=normal(5))
     analysis = secateur.analyze(model)
     with pytest.raises(UsageError, match="looks at data: give --calibration"):
-        taylor(analysis, Scoring(PassContext()))  # type: ignore[arg-type]
+        taylor(analysis, Scoring(PassContext()))
 
 
 def test_it_says_so() -> None:
