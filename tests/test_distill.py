@@ -248,7 +248,7 @@ def test_time_is_up() -> None:
 
 
 def compared(body: str, shape: str = "N,4", kind: str = "float", opset: int = 20) -> list[Any]:
-    from secateur.passes.targets import output_targets
+    from secateur.passes.distill_targets import output_targets
     from secateur.runtime.torch_ops import known_operators
 
     text = f"g (float[N,8] x) => ({kind}[{shape}] y) {{ {body} }}"
@@ -269,7 +269,7 @@ def test_outputs_are_compared_as_what_they_are_read() -> None:
     assert found(argmax, "N", "int64") == [("z", "logits")]
     unknown = "z = MatMul(x, w) r = Relu(z) q = Unsqueeze(r, a) y = Det(q)"
     text = f"g (float[4,8] x) => (float[K] y) {{ {unknown} }}"
-    from secateur.passes.targets import output_targets
+    from secateur.passes.distill_targets import output_targets
     from secateur.runtime.torch_ops import known_operators
 
     model = load_model(build(text, 20, w=normal(8, 4), a=np.array([0], np.int64)))
@@ -285,7 +285,7 @@ def test_softmax_before_opset_13_joins_axes() -> None:
 def test_the_loss_of_logits_is_the_divergence() -> None:
     """Written out in numpy, at temperature 3."""
     import secateur.passes.distill_loss as module
-    from secateur.passes.targets import Target
+    from secateur.passes.distill_targets import Target
 
     torch = pytest.importorskip("torch")
     s, t = normal(6, 5).astype(np.float64), normal(6, 5, seed=1).astype(np.float64)
@@ -305,7 +305,7 @@ def test_the_loss_of_logits_is_the_divergence() -> None:
 @pytest.mark.parametrize("kind", ["logits", "binary"])
 def test_probabilities_are_turned_into_logits(kind: Any) -> None:
     import secateur.passes.distill_loss as module
-    from secateur.passes.targets import Target
+    from secateur.passes.distill_targets import Target
 
     torch = pytest.importorskip("torch")
     raw = [torch.from_numpy(normal(6, 5, seed=k).astype(np.float64)) for k in (0, 1)]
