@@ -50,6 +50,8 @@ class PassContext:
     ``dims`` binds symbolic dimensions to sizes. ``calibration`` maps each graph input to an
     array of samples, shape ``(samples, ...)`` (the input's own shape with the batch axis
     first), or is None. ``progress`` takes a message and a fraction in 0..1 (None: unknown).
+    ``original`` is the model that the pipeline was given, before any pass; nobody edits it. It
+    is None where a pass runs outside a pipeline.
     """
 
     seed: int = 0

@@ -58,7 +58,8 @@ class PassManager:
     ) -> PipelineResult:
         """Run the passes on a clone of ``model``, or on ``model`` itself if ``clone`` is false.
 
-        The clone shares the weights. Raises `CertificateError` when a pass breaks its
+        The clone shares the weights. Unless the context says otherwise, its ``original`` is the
+        model as it was given. Raises `CertificateError` when a pass breaks its
         contract, and whatever `SecateurError` a pass raises; other exceptions become a
         `SecateurError`. Every message names the pass.
         """
@@ -66,7 +67,8 @@ class PassManager:
         watchers = self._instrumentations
         if self._verify:
             watchers += (VerifyEach(self._check),)
-        original = model if clone else clone_model(model)
+        if context.original is None:
+            context = replace(context, original=model if clone else clone_model(model))
         if clone:
             model = clone_model(model)
         for watcher in watchers:
@@ -79,7 +81,7 @@ class PassManager:
             try:
                 start = time.perf_counter()
                 history = tuple(result for _, result, _ in ran)
-                result = current.run(model, replace(context, original=original, history=history))
+                result = current.run(model, replace(context, history=history))
                 seconds = time.perf_counter() - start
                 _check_contract(current, result)
                 for watcher in watchers:

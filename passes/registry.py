@@ -13,6 +13,7 @@ from .options import Option, pass_options
 GROUP = "secateur.passes"
 
 _BUILTINS = {
+    "distill": "distill:Distill",
     "drop-blocks": "drop_blocks:DropBlocks",
     "eliminate-dead": "eliminate_dead:EliminateDead",
     "fold-batchnorm": "fold_batchnorm:FoldBatchNorm",
