@@ -12,8 +12,9 @@ do not correspond to those of x one by one (grouped convolutions, blocks of four
 the mean energy of its x times the squares of all its W.
 
 A unit's sinks are combined as the scoring says. With ``producers`` the places count where weights
-write the unit, with |W_c| = 1. Units that cannot be seen, since all their sinks lie inside bodies
-of control flow or read weights alone, are scored by the squares of the weights that they own.
+write the unit, with |W_c| = 1. Units that reach no sink at all (a Slice leaves them out) have 0:
+nothing is lost with them. Units that cannot be seen, since their sinks lie inside operators or
+bodies of control flow, are scored by the squares of the weights that they own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 
 from ..ir.analysis import Analysis
 from ..ir.constants import constants
+from ..ir.coupling import Flags
 from ..ir.errors import ModelError, UsageError
 from ..ir.external import release
 from ..runtime.calibration import calibration_feeds
@@ -52,17 +54,28 @@ def activation(analysis: Analysis, scoring: Scoring = DEFAULT) -> Scores:
     if scoring.combine == "producers":
         sights += producing(analysis)
     partials = _partials(analysis, sights, scoring)
-    if not partials:
+    unseen = _ending(analysis)
+    if not partials and unseen.any():
         raise UsageError(
             "activation sees none of the units on calibration data: they are used inside operators "
             "or bodies of control flow only; choose another criterion, such as l2"
         )
     scores = combined(partials, analysis.unit_count, scoring.combine)
-    unseen = np.ones(analysis.unit_count, np.bool_)
-    unseen[np.concatenate([p.units for p in partials])] = False
+    for partial in partials:
+        unseen[partial.units] = False
     if unseen.any():
         scores[unseen] = np.square(l2(analysis)[unseen])
     return scores
+
+
+def _ending(analysis: Analysis) -> Flags:
+    """bool[unit_count]: the units that reach a sink."""
+    reached = np.zeros(analysis.unit_count, np.bool_)
+    for sink in analysis.statements.sinks:
+        units = analysis.units_of(sink.axis)
+        if units is not None:
+            reached[units[units >= 0]] = True
+    return reached
 
 
 def _partials(analysis: Analysis, sights: list[Sight], scoring: Scoring) -> list[Partial]:
@@ -85,7 +98,8 @@ def _partials(analysis: Analysis, sights: list[Sight], scoring: Scoring) -> list
     weights = {place: m.second * m.count for place, m in fixed.items()}
     for name in {n for s in sights for n, _, _ in s.weights if n in stored}:
         value, tensor = stored[name]
-        squares = np.square(numbers(value))
+        with np.errstate(over="ignore"):  # an infinite score is refused later
+            squares = np.square(numbers(value))
         for place in {(n, k) for s in sights for n, k, _ in s.weights if n == name}:
             weights[place] = along(squares, place[1])
         release(tensor)
@@ -101,7 +115,8 @@ def _partials(analysis: Analysis, sights: list[Sight], scoring: Scoring) -> list
             )
         energy = (np.square(moments.mean - sight.zero) + moments.variance) * sight.scale**2
         if sight.weights:
-            energy = energy * _weight_energy(analysis, sight, weights)
+            with np.errstate(invalid="ignore"):
+                energy = energy * _weight_energy(analysis, sight, weights)
         found.append(per_unit(sight.role, sight.units, energy))
     return found
 

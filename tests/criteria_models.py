@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -107,11 +108,17 @@ def weights(name: str, seed: int = 0) -> dict[str, Array]:
 
 
 def model(name: str, arrays: dict[str, Array] | None = None) -> onnx.ModelProto:
-    return build(f"g {TEXTS[name]}", **(arrays or weights(name)))
+    options: dict[str, Any] = {**(arrays or weights(name))}
+    return build(f"g {TEXTS[name]}", **options)
 
 
 def analysis(name: str, arrays: dict[str, Array] | None = None) -> Analysis:
-    return secateur.analyze(model(name, arrays), dims={"N": 2})
+    return _analysis(name) if arrays is None else secateur.analyze(model(name, arrays))
+
+
+@cache
+def _analysis(name: str) -> Analysis:
+    return secateur.analyze(model(name))
 
 
 def samples(name: str, count: int = 6) -> dict[str, Array]:
