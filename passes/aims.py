@@ -1,8 +1,9 @@
 """What a layer of a pruned model is fitted to.
 
-A layer aims at what the original gives in its place. Where only a sum with another branch reads it,
-and that branch is already there, it aims at the original's sum less what the branch carries now: so
-it also takes back errors that were made before.
+A layer aims at what the original gives in its place. Where only a sum with another branch reads
+it, and that branch is already there, the sum is the aim: the layer then also takes back errors that
+were made before. Where only a Relu reads what is aimed at, what is below zero need only stay there
+(Zhang et al. 2015, "Accelerating Very Deep Convolutional Networks", solve for the same).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
+import onnx_ir as oir
 
 from ..ir.linear import LinearLayer
 from .kept import History, kept_coordinates
@@ -28,6 +29,8 @@ class Aim:
     plain: str
     joint: str = ""
     other: str = ""
+    rectified: tuple[bool, bool] = (False, False)
+    """Whether only a Relu reads ``plain``, and ``joint``."""
 
     @property
     def names(self) -> set[str]:
@@ -35,52 +38,71 @@ class Aim:
         return {self.plain, self.joint} - {""}
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a layer should give, for every feed, once ``offsets`` are added to what it gives; of
+    ``rectified`` targets only what is above zero matters."""
+
+    targets: list[Array]
+    offsets: list[Array] | None = None
+    rectified: bool = False
+
+
 def aim_of(layer: LinearLayer) -> Aim:
     """The aim that the graph around a layer gives it."""
     if layer.is_recurrent:
         return Aim(str(layer.input.name))
     output = layer.output
-    readers = tuple(output.uses())
-    node = readers[0][0] if len(readers) == 1 and not output.is_graph_output() else None
-    if node is None or node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
-        return Aim(str(output.name))
-    other = next((v for v in node.inputs if v is not None and v is not output), None)
-    if other is None:  # the sum of the output with itself
-        return Aim(str(output.name))
-    return Aim(str(output.name), str(node.outputs[0].name), str(other.name))
+    readers = [node for node, _ in output.uses()]
+    plain = _is_rectified(output)
+    node = readers[0] if len(readers) == 1 and not output.is_graph_output() else None
+    if node is not None and node.op_type == "Add" and node.domain in ("", "ai.onnx"):
+        joint = node.outputs[0]
+        for other in node.inputs:
+            if other is not None and other is not output:
+                rectified = plain, _is_rectified(joint)
+                return Aim(str(output.name), str(joint.name), str(other.name), rectified)
+    return Aim(str(output.name), rectified=(plain, False))
 
 
-def targets(
+def _is_rectified(value: oir.Value) -> bool:
+    readers = {(node.domain, node.op_type) for node, _ in value.uses()}
+    return readers == {("", "Relu")} and not value.is_graph_output()
+
+
+def wanted(
     layer: LinearLayer,
     aim: Aim,
     original: Stepwise,
     pruned: Stepwise,
     history: History,
     whole: tuple[Array, Array] | None,
-) -> list[Array] | None:
-    """What the layer should give, for every feed, in the shape of what it gives.
-
-    ``pruned`` stands before the layer. ``whole`` are the original's weight and bias of a recurrent
-    layer, whose products are nobody's output. None when the original has no such values.
-    """
+) -> Wanted | None:
+    """What the layer should give. ``pruned`` stands before the layer. ``whole`` are the original's
+    weight and bias of a recurrent layer, whose products are nobody's output. None when the original
+    has no such values."""
     place = pruned.position_of(str(layer.node.outputs[0].name))
     if layer.is_recurrent:
         if whole is None or not original.has(aim.plain):
             return None
-        return [x @ whole[0] + whole[1] for x in original.get(aim.plain)]
+        return Wanted([x @ whole[0] + whole[1] for x in original.get(aim.plain)])
     stands = bool(aim.other) and pruned.position_of(aim.other) < place and pruned.has(aim.other)
-    name = aim.joint if stands and original.has(aim.joint) else aim.plain
-    if not original.has(name):
-        return None
+    if stands and original.has(aim.joint):
+        found = _kept(layer, aim.joint, original, history)
+        others = pruned.get(aim.other)
+        if found and all(a.shape == b.shape for a, b in zip(found, others, strict=True)):
+            return Wanted(found, others, aim.rectified[1])
+    found = _kept(layer, aim.plain, original, history) if original.has(aim.plain) else None
+    return None if found is None else Wanted(found, None, aim.rectified[0])
+
+
+def _kept(
+    layer: LinearLayer, name: str, original: Stepwise, history: History
+) -> list[Array] | None:
+    """A value of the original, for every feed, without the channels that the layer has lost."""
     wholes = original.get(name)
     axis = layer.channel_axis
     kept = kept_coordinates(history, name, axis, wholes[0].shape[axis])
-    if len(kept) != layer.outputs:
+    if len(kept) != layer.outputs or wholes[0].dtype.kind != "f":
         return None
-    found = [w if len(kept) == w.shape[axis] else w.take(kept, axis) for w in wholes]
-    if name == aim.plain:
-        return found
-    others = pruned.get(aim.other)
-    sums = [np.subtract(w, other) for w, other in zip(found, others, strict=True)]
-    same = all(a.shape == b.shape for a, b in zip(sums, found, strict=True))
-    return sums if same else None
+    return [w if len(kept) == w.shape[axis] else w.take(kept, axis) for w in wholes]

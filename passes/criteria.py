@@ -27,6 +27,7 @@ _BUILTINS = {
     "lamp": "weight_criteria:lamp",
     "random": "weight_criteria:random",
     "reconstruction": "reconstruction:reconstruction",
+    "taylor": "taylor:taylor",
 }
 
 

@@ -2,8 +2,8 @@
 
 The original is the teacher, unlabelled data the textbook: the student, the model as it has become
 in the pipeline, learns the original's outputs and some values inside that both have (see
-`distill_targets` and `distill_loss`). The weights that were best on held-out data go back into the same
-graph, in their own element types; nothing else changes.
+`distill_targets`, `distill_loss`). The weights that were best on held-out data go back into the
+same graph, in their own element types; nothing else changes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..ir.constants import constants, set_constant
 from ..ir.errors import DataError, UsageError, reason
 from ..ir.flatten import flatten
 from ..ir.trainable import Trainable, trainable
-from ..runtime.output_drift import drift
 from ..runtime.items import Items, Samples
+from ..runtime.output_drift import drift
 from ..runtime.torch_support import choose_device, require_torch
 from .base import Contract, Pass, PassContext, PassResult
 from .distill_targets import Target, blocking_node, inner_values, output_targets, value_names

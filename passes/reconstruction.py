@@ -116,7 +116,7 @@ def _inverse(
     layer: LinearLayer, steps: Stepwise, seed: Sequence[int], threads: int
 ) -> tuple[Matrix, float]:
     """The inverse of the layer's Gram matrix per row, and the variance of its output's rows."""
-    from ..runtime.grams import layer_grams
+    from ..runtime.grams import LayerRows
 
     steps.run_to(steps.position_of(_made(layer)))
     inputs = steps.get(str(layer.input.name))
@@ -124,7 +124,7 @@ def _inverse(
         outputs = [np.zeros((*x.shape[:-1], layer.outputs), x.dtype) for x in inputs]
     else:
         outputs = steps.get(_made(layer))
-    train, held_out = layer_grams(layer, inputs, outputs, seed=seed, threads=threads)
+    train, held_out = LayerRows(layer, inputs, outputs, seed=seed, threads=threads).sums()
     whole = train + held_out
     weights = start_weights(layer)
     whole.c = whole.g @ weights

@@ -22,7 +22,7 @@ import onnx_ir as oir
 from ..ir.constants import constant_tensor, constants, set_constant, tensor_shape
 from ..ir.errors import UsageError
 from ..ir.linear import LinearLayer, linear_layers
-from .aims import Aim, aim_of, targets
+from .aims import Aim, aim_of, wanted
 from .base import Contract, Pass, PassContext, PassResult
 from .kept import kept_coordinates
 from .layers import batches, noise, start_weights, stored_weights
@@ -31,6 +31,8 @@ from .renormalise import normalisations, renormalised
 if TYPE_CHECKING:
     from ..runtime.session import Array, Feed
 
+RECTIFIED = 3
+"""How often targets below zero are asked anew."""
 UNTOUCHED = 1e-9
 """A layer whose error is at most this share of its target's variance is left as it is."""
 
@@ -160,32 +162,39 @@ class _Walk:
         return self.pruned.position_of(str(node.outputs[0].name))
 
     def _fit(self, layer: LinearLayer, aim: Aim, number: int) -> Fit | None:
-        from ..runtime.grams import layer_grams, one_blas_thread
+        from ..runtime.grams import LayerRows, one_blas_thread
         from ..runtime.least_squares import fit
 
+        context, has_bias = self.context, layer.bias is not None
         whole = self._whole(layer) if layer.is_recurrent else None
-        history = self.context.history
-        wanted = targets(layer, aim, self.original, self.pruned, history, whole)
-        if wanted is None or wanted[0].dtype.kind != "f":
+        aimed = wanted(layer, aim, self.original, self.pruned, context.history, whole)
+        if aimed is None:
             return None
+        rows = LayerRows(
+            layer,
+            self.pruned.get(str(layer.input.name)),
+            aimed.targets,
+            aimed.offsets,
+            seed=(context.seed, number),
+            rows=self.options.rows,
+            threads=context.threads,
+        )
         with one_blas_thread():
-            train, held_out = layer_grams(
-                layer,
-                self.pruned.get(str(layer.input.name)),
-                wanted,
-                seed=(self.context.seed, number),
-                rows=self.options.rows,
-                threads=self.context.threads,
-            )
+            train, held_out = rows.sums()
             if not train.rows or not held_out.rows:
                 return None
             start = start_weights(layer)
             before = held_out.share(start)
             if before <= UNTOUCHED:
                 return None
-            weights, ridge, after = fit(train, held_out, start, bias=layer.bias is not None)
-        if ridge == np.inf:
-            return None
+            weights, ridge, after = fit(train, held_out, start, bias=has_bias)
+            if aimed.rectified:
+                for _ in range(RECTIFIED):
+                    train, held_out = rows.sums(weights)
+                    strength = 1.0 if ridge == np.inf else ridge
+                    weights = (train + held_out).solve(start, strength, has_bias)
+            elif ridge == np.inf:
+                return None
         self._set(stored_weights(layer, weights))
         return Fit(str(layer.output.name), before, after, ridge)
 

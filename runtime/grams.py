@@ -10,6 +10,7 @@ numbers.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ..ir.linear import LinearLayer
-from .least_squares import Gram
+from .least_squares import Gram, Matrix
 from .session import Array
 from .unfold import Rows, input_rows, row_sizes, target_rows
 
@@ -40,51 +41,74 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
-def layer_grams(
-    layer: LinearLayer,
-    inputs: Sequence[Array],
-    targets: Sequence[Array],
-    *,
-    seed: Sequence[int],
-    rows: int = 0,
-    threads: int = 0,
-) -> tuple[Gram, Gram]:
-    """The sums of a layer over training and held-out rows.
+class LayerRows:
+    """Rows of a layer's inputs and of what it should give.
 
     ``inputs`` and ``targets`` hold one array for every feed, with the shapes of the layer's input
-    and output; ``rows`` are used in all (0: as many as the number of columns asks for).
+    and output; what ``offsets`` hold, in the shape of the targets, is added to the layer's output
+    before it is compared with them. ``rows`` are used in all (0: as many as the number of columns
+    asks for).
     """
-    total = sum(int(np.prod(row_sizes(layer, target))) for target in targets)
-    limit = rows or max(ROWS_PER_COLUMN * (layer.columns + 1), LEAST_ROWS)
-    firsts = np.cumsum([0, *(row_sizes(layer, target)[0] for target in targets)])
 
-    def part(number: int) -> tuple[Gram, Gram]:
-        x, target = inputs[number], targets[number]
-        sizes = row_sizes(layer, target)
-        count = int(np.prod(sizes))
-        share = -(-count * limit // total)
+    def __init__(
+        self,
+        layer: LinearLayer,
+        inputs: Sequence[Array],
+        targets: Sequence[Array],
+        offsets: Sequence[Array] | None = None,
+        *,
+        seed: Sequence[int],
+        rows: int = 0,
+        threads: int = 0,
+    ) -> None:
+        self.layer, self.inputs, self.targets, self.offsets = layer, inputs, targets, offsets
+        self.seed, self.workers = seed, threads or os.cpu_count() or 1
+        self.counts = [int(np.prod(row_sizes(layer, target))) for target in targets]
+        limit = rows or max(ROWS_PER_COLUMN * (layer.columns + 1), LEAST_ROWS)
+        self.share = min(limit / max(sum(self.counts), 1), 1.0)
+        self.firsts = np.cumsum([0, *(row_sizes(layer, target)[0] for target in targets)])
+
+    def sums(self, rectified: Matrix | None = None) -> tuple[Gram, Gram]:
+        """The sums over training and over held-out rows.
+
+        With ``rectified`` weights, targets that are not positive ask for nothing more than that:
+        where the layer with these weights gives less than zero, it is asked for what it gives.
+        """
+        train, held_out = self._empty(), self._empty()
+        with ThreadPoolExecutor(self.workers) as pool:
+            for first in range(0, len(self.inputs), self.workers):  # few sums at a time
+                some = range(first, min(first + self.workers, len(self.inputs)))
+                for one, other in pool.map(lambda k: self._part(k, rectified), some):
+                    train, held_out = train + one, held_out + other
+        return train, held_out
+
+    def _part(self, number: int, rectified: Matrix | None) -> tuple[Gram, Gram]:
+        sizes, count = row_sizes(self.layer, self.targets[number]), self.counts[number]
         picked = np.arange(count)
-        if share < count:
-            picked = np.sort(np.random.default_rng([*seed, number]).permutation(count)[:share])
-        samples = firsts[number] + picked // (count // sizes[0])
+        if self.share < 1.0:
+            rng = np.random.default_rng([*self.seed, number])
+            picked = np.sort(rng.permutation(count)[: math.ceil(count * self.share)])
+        samples = self.firsts[number] + picked // max(count // sizes[0], 1)
         held = samples % HELD_OUT == HELD_OUT - 1
-        grams = _empty(layer), _empty(layer)
+        grams = self._empty(), self._empty()
         for gram, chosen in zip(grams, (picked[~held], picked[held]), strict=True):
             for start in range(0, len(chosen), CHUNK):
                 where = Rows.of(chosen[start : start + CHUNK], sizes)
-                aims = target_rows(layer, target, where)
-                aims = aims.reshape(len(aims), layer.groups, -1)
-                gram.add(input_rows(layer, x, target, where), aims)
+                x = input_rows(self.layer, self.inputs[number], self.targets[number], where)
+                wanted = self._rows(self.targets[number], where)
+                offset = 0.0 if self.offsets is None else self._rows(self.offsets[number], where)
+                if rectified is not None:
+                    given = np.einsum("rgk,gkm->rgm", x, rectified[:, :-1], optimize=True)
+                    given = given + rectified[:, -1] + offset
+                    wanted = np.where(wanted > 0, wanted, np.minimum(given, 0))
+                gram.add(x, wanted - offset)
         return grams
 
-    train, held_out = _empty(layer), _empty(layer)
-    workers = threads or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        for first in range(0, len(inputs), workers):  # no more sums at a time than workers
-            for one, other in pool.map(part, range(first, min(first + workers, len(inputs)))):
-                train, held_out = train + one, held_out + other
-    return train, held_out
+    def _rows(self, array: Array, where: Rows) -> Array:
+        """[rows, groups, outputs of a group]."""
+        found = target_rows(self.layer, array, where)
+        return found.reshape(len(found), self.layer.groups, -1)
 
-
-def _empty(layer: LinearLayer) -> Gram:
-    return Gram.empty(layer.groups, layer.columns, layer.outputs // layer.groups)
+    def _empty(self) -> Gram:
+        layer = self.layer
+        return Gram.empty(layer.groups, layer.columns, layer.outputs // layer.groups)

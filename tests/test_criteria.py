@@ -148,10 +148,10 @@ def test_normalised_scores_do_not_depend_on_the_scale_of_a_group(
 def test_what_auto_means() -> None:
     found = analysis("norms")
     context = Scoring(PassContext(calibration=samples("norms")))
-    for criterion in criteria().names():
+    for criterion in set(criteria().names()) - {"taylor"}:  # needs PyTorch
         none = score_units(found, criterion, context, "none")
         auto = score_units(found, criterion, context)
-        kept = criterion in ("lamp", "bn-scale", "random")
+        kept = criterion in ("lamp", "bn-scale", "random", "reconstruction")
         means = [none[g.units].mean() for g in found.groups]
         scaled = none / np.array(means)[found.group_of_unit]
         np.testing.assert_allclose(auto, none if kept else scaled)

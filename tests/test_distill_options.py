@@ -16,8 +16,8 @@ from secateur.passes.distill_checkpoint import Checkpoint, State, fingerprint
 from secateur.passes.manager import PassManager
 from secateur.passes.pipeline import format_pipeline, parse_pipeline
 from secateur.runtime.augmentation import augmented
-from secateur.runtime.output_drift import drift
 from secateur.runtime.items import Samples
+from secateur.runtime.output_drift import drift
 from secateur.runtime.torch_support import require_torch
 
 from .graph_builder import Array

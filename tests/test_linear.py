@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -14,7 +16,7 @@ from secateur.runtime.unfold import Rows, input_rows, row_sizes, target_rows
 
 from .pass_runs import Array, build, run
 
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "plain": ("Conv", (2, 4, 9), (6, 4, 3), {}),
     "padded": ("Conv", (2, 4, 9, 8), (6, 4, 3, 2), {"pads": [1, 0, 2, 1]}),
     "strided": ("Conv", (2, 4, 9, 8), (6, 4, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 3]}),
@@ -129,7 +131,7 @@ def test_convolutions(name: str, bias: bool) -> None:
     ],
 )
 def test_products(text: str) -> None:
-    weights = {"w": random((5, 3), 1), "v": random((3, 5), 1), "b": random((3,), 2)}
+    weights: dict[str, Any] = {"w": random((5, 3), 1), "v": random((3, 5), 1), "b": random((3,), 2)}
     used = {n: a for n, a in weights.items() if f" {n}" in text or f"({n}" in text}
     model = build(f"g (float[7, 5] x) => (float[7, 3] y) {{ {text} }}", **used)
     x = random((7, 5))
@@ -189,7 +191,7 @@ def test_weights_behind_dequantize_linear() -> None:
     ],
 )
 def test_what_is_no_linear_layer(text: str) -> None:
-    used = {"w": random((5, 5))} if "w" in text else {}
+    used: dict[str, Any] = {"w": random((5, 5))} if "w" in text else {}
     model = build(f"g (float[5, 5] x) => (float[5, 5] y) {{ {text} }}", **used)
     assert linear_layers(load_model(model).graph) == []
 

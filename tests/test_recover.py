@@ -30,12 +30,13 @@ def correlated(shape: tuple[int, ...], seed: int, rank: int = 4) -> Array:
     columns = int(np.prod(shape[1:]))
     array = rng.standard_normal((shape[0], rank)) @ rng.standard_normal((rank, columns))
     array += 0.1 * rng.standard_normal(array.shape)
-    return (array / np.sqrt(rank * columns)).reshape(shape).astype(np.float32)
+    found: Array = (array / np.sqrt(rank * columns)).reshape(shape).astype(np.float32)
+    return found
 
 
 def residual() -> onnx.ModelProto:
     shapes = {"w0": (12, 3, 3, 3), "w1": (16, 12, 3, 3), "w2": (12, 16, 3, 3), "w3": (5, 12)}
-    weights = {n: correlated(s, k) for k, (n, s) in enumerate(shapes.items())}
+    weights: dict[str, Any] = {n: correlated(s, k) for k, (n, s) in enumerate(shapes.items())}
     rng = np.random.default_rng(9)
     for k, size in enumerate((12, 16, 12, 5)):
         weights[f"b{k}"] = 0.1 * rng.standard_normal(size).astype(np.float32)
@@ -116,7 +117,7 @@ def test_a_model_that_was_not_pruned_stays() -> None:
     assert not found.results[-1].modified
 
 
-FORMS = {
+FORMS: dict[str, tuple[str, dict[str, tuple[int, ...]], tuple[int, ...]]] = {
     "transposed": (
         "g (float[N, 6, 5, 5] x) => (float[N, 4, 11, 11] y) {"
         " a = ConvTranspose<strides = [2, 2]>(x, w, b) c = Relu(a) y = Conv(c, v, d) }",
@@ -155,7 +156,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_of_layers(form: str) -> None:
     text, shapes, shape = FORMS[form]
-    weights = {n: correlated(s, k) for k, (n, s) in enumerate(shapes.items())}
+    weights: dict[str, Any] = {n: correlated(s, k) for k, (n, s) in enumerate(shapes.items())}
     original = build(text, **weights)
     data = samples(200, 0, shape)
     alone = pruned(original, "prune{ratio=0.4}", calibration={"x": data})
@@ -219,6 +220,12 @@ def test_quantised_weights_are_rounded_to_their_steps() -> None:
 
 def normalised() -> onnx.ModelProto:
     rng = np.random.default_rng(0)
+    statistics: dict[str, Any] = {
+        **{n: 1 + 0.2 * rng.random(12).astype(np.float32) for n in "sv"},
+        **{n: 0.2 * rng.standard_normal(12).astype(np.float32) for n in "om"},
+        **{n: 0.2 * rng.standard_normal(10).astype(np.float32) for n in "pn"},
+        **{n: 1 + 0.2 * rng.random(10).astype(np.float32) for n in "tz"},
+    }
     return build(
         """g (float[N, 4, 6, 6] x) => (float[N, 3, 6, 6] y) {
             a = Conv(x, w)  c = BatchNormalization(a, s, o, m, v)  e = Relu(c)
@@ -227,10 +234,7 @@ def normalised() -> onnx.ModelProto:
         w=correlated((12, 4, 1, 1), 0),
         u=correlated((10, 12, 1, 1), 1),
         r=correlated((3, 10, 1, 1), 2),
-        **{n: 1 + 0.2 * rng.random(12).astype(np.float32) for n in "sv"},
-        **{n: 0.2 * rng.standard_normal(12).astype(np.float32) for n in "om"},
-        **{n: 0.2 * rng.standard_normal(10).astype(np.float32) for n in "pn"},
-        **{n: 1 + 0.2 * rng.random(10).astype(np.float32) for n in "tz"},
+        **statistics,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -19,7 +21,9 @@ TEXT = """g (float[N, 4] x) => (float[N, 3] y) {
 def model() -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     shapes = {"w": (4, 6), "v": (6, 6), "u": (6, 3)}
-    arrays = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    arrays: dict[str, Any] = {
+        n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()
+    }
     return build(TEXT, **arrays)
 
 
