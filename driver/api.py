@@ -28,6 +28,7 @@ from ..passes.base import Pass, PassContext, PassResult
 from ..passes.criteria import score_units
 from ..passes.proof import Points
 from ..passes.prune import Prune, Pruning
+from ..passes.scoring import Combine, Normalize, Scoring
 from ..runtime.benchmark import Speedup, Timing
 from ..runtime.certificate import Certificate
 from .context import Calibration, Progress, check_threads, pass_context
@@ -136,17 +137,25 @@ def plan(
     macs: float | None = None,
     params: float | None = None,
     criterion: str = "l2",
+    combine: Combine = "sum",
+    normalize: Normalize = "auto",
     scope: Literal["local", "global"] = "local",
     round_to: int = 1,
     max_ratio: float = 1.0,
     inexact: bool = False,
+    calibration: Calibration | None = None,
+    threads: int = 0,
+    seed: int = 0,
 ) -> Plan:
-    """Chooses the units to remove. Raises UsageError for bad options, TargetError when the target
-    is out of reach."""
+    """Chooses the units to remove. Raises UsageError for bad options, or when the criterion needs
+    calibration data that is not given; TargetError when the target is out of reach."""
     target = _prune_pass(
         ratio=ratio, macs=macs, params=params, round_to=round_to, max_ratio=max_ratio
     ).target
-    scores = score_units(analysis, criterion)
+    context = pass_context(
+        analysis.model, analysis.facts[0].binding, calibration, threads=threads, seed=seed
+    )
+    scores = score_units(analysis, criterion, Scoring(context, combine), normalize)
     limits = Limits(max_ratio, round_to, inexact)
     return Plan(analysis, allocate(analysis, scores, target, limits, scope))
 

@@ -1,8 +1,8 @@
 """Allocation: how many units each group keeps, under a target.
 
 Within a group the least important units go first, so an allocation is one number per group.
-``local`` takes the same share from every group; ``global`` ranks all units by their score over
-the mean of their group. For a MACs or parameter target the least cut that meets it is found by
+``local`` takes the same share from every group; ``global`` ranks all units by their scores, which
+`score_units` has normalised. For a MACs or parameter target the least cut that meets it is found by
 bisection, then units are given back as long as the target still holds.
 """
 
@@ -111,14 +111,13 @@ class _Allocation:
 
     @cached_property
     def _ranked(self) -> tuple[Counts, Counts]:
-        relative: list[Scores] = []
+        found: list[Scores] = []
         owner: list[Counts] = []
         for g, order in enumerate(self.order):
             removable = order[: self.room[g]]
-            mean = float(self.scores[order].mean()) or 1.0
-            relative.append(self.scores[removable] / mean)
+            found.append(self.scores[removable])
             owner.append(np.full(len(removable), g, np.int64))
-        return np.argsort(np.concatenate(relative), kind="stable"), np.concatenate(owner)
+        return np.argsort(np.concatenate(found), kind="stable"), np.concatenate(owner)
 
     def flags(self, counts: Counts) -> Flags:
         removed = np.zeros(self.analysis.unit_count, np.bool_)

@@ -24,6 +24,7 @@ from .base import Contract, Pass, PassContext, PassResult
 from .computed_weights import analyze
 from .criteria import score_units
 from .proof import Points, Removal, prove
+from .scoring import Combine, Normalize, Scoring
 
 if TYPE_CHECKING:
     from ..runtime.certificate import Certificate
@@ -58,6 +59,8 @@ class Prune(Pass):
     macs: float | None = None
     params: float | None = None
     criterion: str = "l2"
+    combine: Combine = "sum"
+    normalize: Normalize = "auto"
     scope: Literal["local", "global"] = "local"
     round_to: int = 1
     protect: tuple[str, ...] = ()
@@ -94,7 +97,8 @@ class Prune(Pass):
         with _phase("analyse", clock, context):
             analysis = self._analyze(model, context)
         with _phase("allocate", clock, context):
-            scores = score_units(analysis, self.criterion)
+            scoring = Scoring(context, self.combine)
+            scores = score_units(analysis, self.criterion, scoring, self.normalize)
             limits = Limits(self.max_ratio, self.round_to, self.inexact)
             removed = allocate(analysis, scores, self.target, limits, self.scope)
         with _phase("rewrite", clock, context):
