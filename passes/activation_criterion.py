@@ -37,7 +37,7 @@ from .sights import Sight, consuming, producing
 from .stored_weights import numbers
 from .weight_criteria import l2
 
-SAMPLES = 1024
+SAMPLES = 512
 """At most this many calibration samples are looked at."""
 
 

@@ -67,7 +67,7 @@ def _vectors(array: Numbers, member: Member, units: Indices) -> Vectors:
 def distance_sums(vectors: Vectors) -> Scores:
     """float64[n]: the sum of the Euclidean distances of each of n rows from all others. Not
     finite where a row is not. The rows are overwritten."""
-    largest = float(np.abs(vectors).max(initial=0.0))
+    largest = float(max(vectors.max(initial=0.0), -vectors.min(initial=0.0)))
     if not largest or not np.isfinite(largest):
         return np.full(len(vectors), largest)
     vectors /= largest

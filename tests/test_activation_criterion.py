@@ -18,7 +18,10 @@ from secateur.passes.criteria import score_units
 from secateur.passes.scoring import Combine, Scores, Scoring
 
 from .criteria_models import Array, analysis, model, samples, units, weights
+from .graphs import GRAPHS, feeds
 from .pass_runs import build, normal, run
+from .pruning_checks import analysis as graph_analysis
+from .pruning_checks import dims
 
 COMBINE: tuple[Combine, ...] = get_args(Combine)
 
@@ -203,6 +206,28 @@ def test_activations_are_seen_in_front_of_the_quantiser() -> None:
     found, x = secateur.analyze(proto), {"x": normal(9, 3, seed=2)}
     wanted = energy(proto, x, "b", 1) * square(v, 0)
     np.testing.assert_allclose(raw(found, x)[units(found, "v", 0)], wanted, rtol=1e-5)
+
+
+SOME = ["experts_operator_gated", "experts_4bits", "encoder_fused", "decoder_fused", "qdq",
+        "rotary_fused", "variants_opset13", "loop_of_steps", "split_to_sequence", "shared_layers",
+        "computed_attention", "channel_shuffle", "conv_transpose_grouped"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_every_group_of_other_graphs_has_scores(name: str) -> None:
+    """Operators that hold several layers, control flow, sequences: seen or not, units compare."""
+    x = {k: v[None] for k, v in feeds(GRAPHS[name](), **dims(name)).items()}  # whole feeds
+    found = graph_analysis(name)
+    for combine in COMBINE:
+        scores = raw(found, x, combine)
+        assert scores.shape == (found.unit_count,) and (scores >= 0).all()
+        reached = {u for s in found.statements.sinks for u in units_at(found, s.axis)}
+        assert (scores[sorted(reached)] > 0).mean() > 0.8, "only units that Relu shuts have zero"
+
+
+def units_at(found: Analysis, axis: int) -> list[int]:
+    own = found.units_of(axis)
+    return [] if own is None else own[own >= 0].tolist()
 
 
 # ---- control flow -------------------------------------------------------------------------------

@@ -25,6 +25,12 @@ COMBINE: tuple[Combine, ...] = get_args(Combine)
 WEIGHTS = ("l1", "l2", "fpgm", "lamp")
 
 
+@pytest.fixture(autouse=True)
+def _own_registry() -> Iterator[None]:
+    yield
+    criteria.cache_clear()
+
+
 def raw(found: Analysis, criterion: str, combine: Combine = "sum", **context: Any) -> Scores:
     return score_units(found, criterion, Scoring(PassContext(**context), combine), "none")
 
@@ -157,52 +163,6 @@ def test_what_auto_means() -> None:
         np.testing.assert_allclose(auto, none if kept else scaled)
 
 
-# ---- normalisation ------------------------------------------------------------------------------
-
-
-def normalised(found: Analysis, scores: Scores, normalize: Normalize) -> list[Scores]:
-    """The scores of every group, given scores normalised."""
-    criteria().add(f"{normalize}-given", "tests", lambda: lambda analysis: scores)
-    result = score_units(found, f"{normalize}-given", normalize=normalize)
-    return [result[g.units] for g in found.groups]
-
-
-@pytest.fixture(autouse=True)
-def _own_registry() -> Iterator[None]:
-    yield
-    criteria.cache_clear()
-
-
-@pytest.mark.parametrize("normalize", get_args(Normalize))
-def test_normalisation(normalize: Normalize) -> None:
-    found = analysis("concat")
-    scores = normal(9).astype(np.float64) ** 2 * np.repeat([1.0, 50.0], [5, 4])
-    got = normalised(found, scores, normalize)
-    if normalize == "gauss":
-        z = [(s - s.mean()) / s.std() for s in (scores[:5], scores[5:])]
-        wanted = [s - min(z[0].min(), z[1].min()) for s in z]
-        assert min(g.min() for g in got) == 0
-    else:
-        divisors: dict[str, Callable[[Array], Array]] = {
-            "auto": np.mean, "mean": np.mean, "max": np.max, "sum": np.sum, "none": np.ones_like
-        }  # fmt: skip
-        wanted = [s / divisors[normalize](s) for s in (scores[:5], scores[5:])]
-    for mine, theirs in zip(got, wanted, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-12)
-        assert np.array_equal(np.argsort(mine), np.argsort(theirs))
-
-
-@pytest.mark.parametrize("normalize", get_args(Normalize))
-def test_normalisation_of_zeros_equal_and_negative_scores(normalize: Normalize) -> None:
-    found = analysis("concat")
-    for first in (np.zeros(5), np.full(5, 0.1), -np.arange(5.0)):
-        got = normalised(found, np.r_[first, [3.0, 1.0, 2.0, 4.0]], normalize)
-        criteria.cache_clear()
-        assert np.isfinite(np.concatenate(got)).all()
-        order = [np.argsort(g, kind="stable").tolist() for g in got]
-        assert order == [np.argsort(first, kind="stable").tolist(), [1, 2, 0, 3]]
-
-
 # ---- fpgm, lamp, random -------------------------------------------------------------------------
 
 
@@ -229,6 +189,18 @@ def test_equal_filters_are_closest_to_all_others() -> None:
     np.testing.assert_allclose(own[:4], own[0], rtol=1e-6)
     wanted = sum(distances(rows) for _, rows in owned("residual", w)["w1", 0])
     np.testing.assert_allclose(own, wanted, rtol=1e-6)
+
+
+def test_units_with_more_coordinates_than_others() -> None:
+    """The first of three channels is read twice: the others have zeros in its second place."""
+    text = """g (float[N,3] x) => (float[N,2] y) {
+        a = MatMul(x, u)  b = Gather<axis=1>(a, i)  y = MatMul(b, v)
+    }"""
+    u, v = normal(3, 3), normal(4, 2, seed=1)
+    found = secateur.analyze(build(text, u=u, v=v, i=np.array([0, 0, 1, 2])))
+    read = np.array([[*v[0], *v[1]], [*v[2], 0, 0], [*v[3], 0, 0]])
+    wanted = distances(u.T) + distances(read)
+    np.testing.assert_allclose(raw(found, "fpgm")[units(found, "u", 1)], wanted, rtol=1e-6)
 
 
 def test_lamp_of_equal_and_of_zero_units() -> None:

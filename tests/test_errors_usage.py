@@ -37,6 +37,8 @@ from .failing_runs import HALF, PRUNE, Fails, external, tiny
         ([*HALF, "--seed", "-1"], "--seed"),
         ([*HALF, "--criterion", "l3"], "unknown criterion 'l3'; known: activation, bn-scale"),
         ([*HALF, "--criterion", ""], "unknown criterion ''"),
+        ([*HALF, "--criterion", "activation"], "calibration data: give --calibration FILE"),
+        ([*HALF, "--criterion", "bn-scale"], "no unit of this model owns one"),
         ([*HALF, "--scope", "gloabl"], "'local', 'global'"),
         ([*HALF, "--carrier", "head"], "'heads', 'head-dim'"),
         ([*HALF, "--protect", "nothing*"], "--protect 'nothing*' matches no node and no tensor"),
@@ -78,6 +80,8 @@ def test_usage(fails: Fails, arguments: list[str], words: str) -> None:
         ("prune{ratio=0.5", "found the end"),
         ("prune", "at least one target"),
         ("prune{ratio=0.5 criterion=l3}", "unknown criterion 'l3'"),
+        ("prune{ratio=0.5 combine=least}", "least"),
+        ("prune{ratio=0.5 normalize=z}", "gauss"),
         ("fold-constants,", "the name of a pass"),
     ],
 )

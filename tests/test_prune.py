@@ -150,7 +150,7 @@ def test_nothing_prunable() -> None:
         ({"params": math.nan}, "not nan"),
         ({"ratio": 0.5, "round_to": 0}, "round-to must be at least 1 .*not 0"),
         ({"ratio": 0.5, "max_ratio": 0.0}, "max-ratio must be more than 0"),
-        ({"ratio": 0.5, "criterion": "taylor"}, "taylor"),
+        ({"ratio": 0.5, "criterion": "tailor"}, "tailor"),
         ({"ratio": 0.5, "dims": {"M": 3}}, "no symbolic dimension is called 'M'"),
     ],
 )
