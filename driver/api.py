@@ -266,14 +266,19 @@ def prune(
     latency_ms: float | None = None,
     min_quality: float | None = None,
     metric: str = "cosine",
-    criterion: str = "l2",
-    scope: Literal["local", "global"] = "local",
+    criterion: str | None = None,
+    combine: Combine = "sum",
+    normalize: Normalize = "auto",
+    scope: Literal["local", "global"] | None = None,
     round_to: int = 1,
     protect: Sequence[str] = (),
     max_ratio: float = 1.0,
     min_channels: int = 1,
     inexact: bool = False,
     carrier: Literal["heads", "head-dim"] = "heads",
+    recover: bool | None = None,
+    steps: int | None = None,
+    distill: float | None = None,
     dims: Mapping[str, int] | None = None,
     calibration: Calibration | None = None,
     threads: int = 0,
@@ -289,9 +294,20 @@ def prune(
     ``metric`` ("cosine", "top1" or "module:function"; see `secateur.passes.quality`), which alone
     means the most pruning that keeps it.
 
+    With ``calibration`` data, units are chosen by the criterion ``reconstruction`` over all groups,
+    in ``steps``, and the rest is refitted after each, unless ``recover`` is False; with ``recover``
+    True and no data, the weights are refitted on noise. ``distill`` are minutes of training at the
+    end (extra ``finetune``). See `secateur.driver.recipe`.
+
     Raises the errors of `secateur.ir.errors`; see docs/cli.md for what each means.
     """
-    only = _prune_pass(
+    from .recipe import prune_recipe
+
+    passes = prune_recipe(
+        calibrated=calibration is not None,
+        recover=recover,
+        steps=steps,
+        distill=distill,
         ratio=ratio,
         macs=macs,
         params=params,
@@ -302,6 +318,8 @@ def prune(
         min_quality=min_quality,
         metric=metric,
         criterion=criterion,
+        combine=combine,
+        normalize=normalize,
         scope=scope,
         round_to=round_to,
         protect=(protect,) if isinstance(protect, str) else tuple(protect),
@@ -312,7 +330,7 @@ def prune(
     )
     return run(
         source,
-        [only],
+        passes,
         dims=dims,
         calibration=calibration,
         threads=threads,

@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,10 +35,11 @@ from .options import (
     check_printed,
     parse_dims,
 )
+from .prune_command import print_result, prune
 from .sensitivity_command import sensitivity
 
 if TYPE_CHECKING:
-    from .api import PruneResult
+    pass
 
 app = typer.Typer(
     name="secateur",
@@ -65,87 +66,7 @@ def _global(
         raise typer.Exit(UsageError.exit_code)
 
 
-@app.command()
-def prune(
-    model: Model,
-    output: Output,
-    ratio: Annotated[
-        float | None, typer.Option(help="Share of units to remove from every group.")
-    ] = None,
-    macs: Annotated[float | None, typer.Option(help="Share of the MACs to keep.")] = None,
-    params: Annotated[float | None, typer.Option(help="Share of the parameters to keep.")] = None,
-    criterion: Annotated[
-        str, typer.Option(help="How units are scored: l1, l2 or a plug-in.")
-    ] = "l2",
-    scope: Annotated[
-        Literal["local", "global"],
-        typer.Option(help="The same share in every group, or one ranking over all."),
-    ] = "local",
-    round_to: Annotated[int, typer.Option(min=1, help="Keep multiples of this many channels.")] = 1,
-    protect: Protect = None,
-    max_ratio: Annotated[
-        float, typer.Option(help="Largest share of units that a group may lose.")
-    ] = 1.0,
-    inexact: Annotated[
-        bool, typer.Option("--inexact", help="Also prune groups that a normalisation looks across.")
-    ] = False,
-    carrier: Carrier = "heads",
-    dim: Dim = None,
-    calibration: Calibration = None,
-    report: Report = None,
-    json: Json = False,
-    threads: Threads = 0,
-    seed: Seed = 0,
-    bench: Bench = True,
-    quiet: Quiet = False,
-) -> None:
-    """Prune a model to a target, prove the result and time it.
-
-    Exactly one of --ratio, --macs and --params.
-    """
-    from .terminal import show_result, working
-
-    check_files([model, calibration], output, report)
-    dims = parse_dims(dim)
-    with working(quiet or json) as progress:
-        from .api import prune as prune_model
-
-        result = prune_model(
-            model,
-            ratio=ratio,
-            macs=macs,
-            params=params,
-            criterion=criterion,
-            scope=scope,
-            round_to=round_to,
-            protect=tuple(protect or ()),
-            max_ratio=max_ratio,
-            inexact=inexact,
-            carrier=carrier,
-            dims=dims,
-            calibration=calibration,
-            threads=threads,
-            seed=seed,
-            bench=bench,
-            progress=progress,
-        )
-        result.save(output, report)
-    _print_result(result, output, json, quiet, show_result)
-
-
-def _print_result(
-    result: PruneResult,
-    output: Path,
-    json: bool,
-    quiet: bool,
-    show: Callable[[PruneResult, Path], None],
-) -> None:
-    if json:
-        from .report import to_text
-
-        sys.stdout.write(to_text(result.report))
-    elif not quiet:
-        show(result, output)
+app.command()(prune)
 
 
 @app.command()
@@ -188,7 +109,7 @@ def run(
 ) -> None:
     """Run a pipeline of passes, each held to its contract."""
     from ..passes.pipeline import load_pipeline_toml, parse_pipeline
-    from .terminal import show_result, working
+    from .terminal import working
 
     check_files([model, calibration, config], output, report)
     if (pipeline is None) == (config is None):
@@ -220,7 +141,7 @@ def run(
             instrumentations=watchers,
         )
         result.save(output, report)
-    _print_result(result, output, json, quiet, show_result)
+    print_result(result, output, json, quiet)
 
 
 def _instrumentations(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,19 @@ def build_report(
             for number, p in prunings.items()
             for name in p.analysis.stored
         ],
+        "refitted": sorted(
+            {name for found in result.results for name in found.details.get("refitted", ())}
+        ),
+        "fits": [
+            {"pass": number, **asdict(fit), "ridge": fit.ridge if fit.ridge < math.inf else None}
+            for number, found in enumerate(result.results, start=1)
+            for fit in found.details.get("fits", ())
+        ],
+        "targets": [
+            {"pass": number, **target}
+            for number, found in enumerate(result.results, start=1)
+            for target in found.details.get("targets", ())
+        ],
         "layers": layers(whole.before, whole.after),
         "totals": {"file_bytes": change(original["bytes"], pruned["bytes"])}
         | totals(whole.before, whole.after, list(prunings.values())),
@@ -186,8 +200,10 @@ def _points(points: Points) -> dict[str, Any]:
 
 
 def _steps(result: PruneResult) -> list[dict[str, Any]]:
-    """What every pruning pass but the last removed from the model that it was given."""
+    """What every pruning pass removed from the model that it was given; the last, which the
+    certificate is about, only where weights were refitted."""
     found = [(k, r) for k, r in enumerate(result.results, start=1) if "points" in r.details]
+    refitted = any(p.refits for p in result.passes)
     return [
         {
             "pass": number,
@@ -196,7 +212,7 @@ def _steps(result: PruneResult) -> list[dict[str, Any]]:
             if "pruning" in outcome.details
             else [],
         }
-        for number, outcome in found[:-1]
+        for number, outcome in (found if refitted else found[:-1])
     ]
 
 

@@ -90,6 +90,12 @@ def show_result(result: PruneResult, output: Path) -> None:
         out.print(f"stored {_weights(len(report['stored']))} computed from constants")
     if result.certificate is not None:
         out.print(f"certificate: {escape(result.certificate.describe())}")
+    for step in report["passes"]:
+        if "drift-before" in step["statistics"]:
+            before, after = (step["statistics"][k] for k in ("drift-before", "drift"))
+            out.print(
+                f"{step['pass']}: outputs off by {before:.2g} of their spread, now {after:.2g}"
+            )
     if report["timing"] is None and not result.passes:
         out.print("no pass was run")
     _notes([*report["warnings"], *_timing_advice(report["timing"])])
@@ -119,6 +125,11 @@ def _notes(notes: list[str]) -> None:
         error.print(f"[yellow]note:[/] {escape(note)}")
     if len(notes) > 5:
         error.print(f"[yellow]note:[/] … and {len(notes) - 5} more (see --report or --json)")
+
+
+def show_hint(text: str) -> None:
+    """One line on stderr about what could be done."""
+    _notes([text])
 
 
 def show_analysis(data: Mapping[str, Any]) -> None:

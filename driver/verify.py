@@ -2,9 +2,10 @@
 
 The report says which units went as masks on named nodes of the model that each pruning pass was
 given. The passes are gone through in order. Those that preserve the outputs are run again, and
-compared. A pruning pass removes again what the report says that it removed, without choosing again,
-and its result is proved equal to the masked version of its input. After the last of them stands the
-pruned model itself.
+compared; those that refit weights are left out, and their weights taken from the pruned model (see
+`refitted`). A pruning pass removes again what the report says that it removed, without choosing
+again, and its result is proved equal to the masked version of its input. After the last of them
+stands the pruned model itself.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..ir.io import digest, load_model
 from ..ir.masks import Compaction, Mask
 from ..passes.base import Contract, Pass, PassContext
 from ..passes.proof import Points, Removal, Repeatable, prove
+from .refitted import with_refitted
 from .report import read_report
 
 if TYPE_CHECKING:
@@ -33,13 +35,15 @@ Slices = list[tuple[str, int, list[int]]]
 @dataclass(frozen=True)
 class _Recorded:
     """What a report says about how its model was made: ``steps`` are all pruning passes but the
-    last, by their numbers from 0, and ``points`` and ``removed`` are the last and the whole."""
+    last (which is there too where weights were ``refitted``), by their numbers from 0, and
+    ``points`` and ``removed`` are the last and the whole."""
 
     passes: tuple[Pass, ...]
     steps: Mapping[int, Removal]
     points: Points
     removed: Slices
     stored: bool
+    refitted: tuple[str, ...]
     dims: dict[str, int]
     seed: int
 
@@ -62,25 +66,23 @@ def verify_report(
         before = model
         proofs: list[Certificate] = []
         for number, current in enumerate(recorded.passes[:last]):
+            if current.refits:
+                continue
             if current.contract is not Contract.MASKS:
                 before = _run(current, before, context)
                 continue
-            removal = recorded.steps.get(number)
-            if removal is None or not isinstance(current, Repeatable):
-                raise DataError(
-                    f"the report does not say what pass {number + 1}, '{current.name}', removed in"
-                    " a way that can be repeated"
-                )
-            after = current.repeat(before, removal, context)
+            after, removal = _repeated(recorded, number, before, context)
             proofs.append(_prove(before, after, removal.points, context))
             if not proofs[-1].ok:
                 return _joined(proofs)
             before = after
-        replay: dict[str, Any] = {}
-        if recorded.removed and all(step.slices for step in recorded.steps.values()):
+        smaller, replay = load_model(pruned), dict[str, Any]()
+        if recorded.refitted:
+            after, removal = _repeated(recorded, last, before, context)
+            before = with_refitted(before, after, smaller, recorded.refitted, removal)
+        elif recorded.removed and all(step.slices for step in recorded.steps.values()):
             source = _with_stored_weights(model, recorded, context) if recorded.stored else model
             replay = {"removed": recorded.removed, "source": source}
-        smaller = load_model(pruned)
         return _joined([*proofs, _prove(before, smaller, recorded.points, context, **replay)])
     except UsageError as error:
         raise DataError(f"the report does not fit the original model: {error}") from None
@@ -105,6 +107,7 @@ def _read(data: Mapping[str, Any]) -> _Recorded:
             _points(data["certificate"]),
             _slices(data["removed"]),
             bool(data.get("stored")),
+            tuple(map(str, data.get("refitted", ()))),
             {str(k): int(v) for k, v in data["dims"].items()},
             int(data["seed"]),
         )
@@ -129,12 +132,25 @@ def _slices(data: Sequence[Mapping[str, Any]]) -> Slices:
 def _last_pruning(passes: Sequence[Pass]) -> int:
     """The number of the last pruning pass; all others must prune, too, or preserve the outputs."""
     pruning = [k for k, p in enumerate(passes) if p.contract is Contract.MASKS]
-    if not pruning or any(p.contract is Contract.APPROXIMATES for p in passes):
+    if not pruning or any(p.contract is Contract.APPROXIMATES and not p.refits for p in passes):
         raise DataError(
-            "only a pipeline of passes that prune or preserve the outputs can be proved again from"
-            " files"
+            "only a pipeline of passes that prune, preserve the outputs or refit weights can be"
+            " proved again from files"
         )
     return pruning[-1]
+
+
+def _repeated(
+    recorded: _Recorded, number: int, model: oir.Model, context: PassContext
+) -> tuple[oir.Model, Removal]:
+    """What a pruning pass makes of the model, without choosing again, and what it removes."""
+    current, removal = recorded.passes[number], recorded.steps.get(number)
+    if removal is None or not isinstance(current, Repeatable):
+        raise DataError(
+            f"the report does not say what pass {number + 1}, '{current.name}', removed in"
+            " a way that can be repeated"
+        )
+    return current.repeat(model, removal, context), removal
 
 
 def _run(current: Pass, model: oir.Model, context: PassContext) -> oir.Model:
