@@ -52,6 +52,7 @@ class Distill(Pass):
     name: ClassVar[str] = "distill"
     contract: ClassVar[Contract] = Contract.APPROXIMATES
     summary: ClassVar[str] = "train the weights to give the original's outputs, without labels"
+    refits: ClassVar[bool] = True
 
     minutes: float = 5.0
     epochs: int | None = None
@@ -126,7 +127,10 @@ class Distill(Pass):
             "history": state.history,
             "samples-per-second": round(steps * len(train) / batches * samples.size / seconds, 1),
         }
-        return PassResult(model, bool(changed), statistics, {"distill": details})
+        refitted = sorted(changed)
+        return PassResult(
+            model, bool(changed), statistics, {"distill": details, "refitted": refitted}
+        )
 
     def _train(
         self,
