@@ -72,7 +72,8 @@ class LayerRows:
         """The sums over training and over held-out rows.
 
         With ``rectified`` weights, targets that are not positive ask for nothing more than that:
-        where the layer with these weights gives less than zero, it is asked for what it gives.
+        where the layer with these weights gives less than zero, it is asked for what it gives. The
+        products of the inputs with each other are then those of the call without.
         """
         train, held_out = self._empty(), self._empty()
         with ThreadPoolExecutor(self.workers) as pool:
@@ -80,6 +81,9 @@ class LayerRows:
                 some = range(first, min(first + self.workers, len(self.inputs)))
                 for one, other in pool.map(lambda k: self._part(k, rectified), some):
                     train, held_out = train + one, held_out + other
+        if rectified is None:
+            self._known = train.g, held_out.g
+        train.g, held_out.g = self._known
         return train, held_out
 
     def _part(self, number: int, rectified: Matrix | None) -> tuple[Gram, Gram]:
@@ -101,7 +105,7 @@ class LayerRows:
                     given = np.einsum("rgk,gkm->rgm", x, rectified[:, :-1], optimize=True)
                     given = given + rectified[:, -1] + offset
                     wanted = np.where(wanted > 0, wanted, np.minimum(given, 0))
-                gram.add(x, wanted - offset)
+                gram.add(x, wanted - offset, known=rectified is not None)
         return grams
 
     def _rows(self, array: Array, where: Rows) -> Array:

@@ -44,13 +44,17 @@ class Gram:
             np.zeros((groups, outputs)),
         )
 
-    def add(self, x: npt.NDArray[np.floating], t: npt.NDArray[np.floating]) -> None:
-        """More rows: ``x`` [rows, groups, columns] and ``t`` [rows, groups, outputs]."""
+    def add(
+        self, x: npt.NDArray[np.floating], t: npt.NDArray[np.floating], known: bool = False
+    ) -> None:
+        """More rows: ``x`` [rows, groups, columns] and ``t`` [rows, groups, outputs]. Where ``g``
+        is ``known`` already, only the targets count."""
         ones = np.ones((x.shape[1], len(x), 1))
         wide = np.concatenate([x.transpose(1, 0, 2), ones], axis=2, dtype=np.float64)
         aims = t.transpose(1, 0, 2).astype(np.float64)
         across = wide.transpose(0, 2, 1)
-        self.g += across @ wide
+        if not known:
+            self.g += across @ wide
         self.c += across @ aims
         self.t += np.square(aims).sum(axis=1)
         self.rows += len(x)

@@ -1,0 +1,145 @@
+"""What ``prune`` does with which options, with data and without."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import secateur
+from secateur.driver.recipe import prune_recipe
+from secateur.ir.errors import CertificateError, DataError, UsageError
+from secateur.passes.pipeline import format_pipeline
+from secateur.passes.prune import Prune
+
+from .cli_runs import command, invoke
+from .test_recover import error, residual, samples
+
+
+def text(**options: Any) -> str:
+    return format_pipeline(prune_recipe(**options))
+
+
+def test_without_data_there_is_one_pass() -> None:
+    assert text(calibrated=False, macs=0.5) == "prune{macs=0.5}"
+
+
+def test_with_data_the_weights_are_refitted() -> None:
+    step = "prune{macs=0.5 criterion=reconstruction scope=global}"
+    assert text(calibrated=True, macs=0.25) == f"fold-batchnorm,{step},recover,{step},recover"
+    one = text(calibrated=True, macs=0.5, steps=1)
+    assert one == f"fold-batchnorm,{step},recover"
+
+
+def test_what_is_asked_for_counts() -> None:
+    options: dict[str, Any] = {"calibrated": True, "macs": 0.5, "criterion": "l1", "scope": "local"}
+    assert text(**options, steps=1) == "fold-batchnorm,prune{macs=0.5 criterion=l1},recover"
+    assert text(calibrated=True, macs=0.5, recover=False) == "prune{macs=0.5}"
+    noise = text(calibrated=False, macs=0.5, recover=True)
+    assert noise == "fold-batchnorm,prune{macs=0.5},recover{data=noise}"
+    assert text(calibrated=True, macs=0.5, steps=1, distill=2.0).endswith("distill{minutes=2.0}")
+
+
+def test_steps_multiply_to_the_whole() -> None:
+    steps = prune_recipe(calibrated=True, steps=3, params=0.4, size=0.3)
+    found = [p for p in steps if isinstance(p, Prune)]
+    assert len(found) == 3
+    for name, share in (("params", 0.4), ("size", 0.3)):
+        assert np.prod([getattr(p, name) for p in found]) == pytest.approx(share)
+    ratios = [p for p in prune_recipe(calibrated=False, steps=2, ratio=0.5) if isinstance(p, Prune)]
+    assert np.prod([1 - (p.ratio or 0) for p in ratios]) == pytest.approx(0.5)
+
+
+def test_amounts_take_one_step() -> None:
+    passes = prune_recipe(calibrated=True, size="20k")
+    assert [p.name for p in passes] == ["fold-batchnorm", "prune", "recover"]
+    for options in ({"size": "20k"}, {"latency_ms": 3.0}, {"min_quality": 0.9}):
+        with pytest.raises(UsageError, match="--steps"):
+            prune_recipe(calibrated=True, steps=2, **options)
+
+
+def test_contradictions() -> None:
+    with pytest.raises(UsageError, match="--calibration"):
+        prune_recipe(calibrated=False, macs=0.5, distill=1.0)
+    with pytest.raises(UsageError, match="at least 1"):
+        prune_recipe(calibrated=True, macs=0.5, steps=0)
+    with pytest.raises(UsageError, match="at least one target"):
+        prune_recipe(calibrated=True)
+
+
+def test_data_keep_the_outputs() -> None:
+    """On samples that were not given, with MACs at or below what was asked."""
+    original, fresh = residual(), samples(64, seed=1)
+    plain = secateur.prune(original, macs=0.5, bench=False, threads=1)
+    kept = secateur.prune(original, macs=0.5, calibration={"x": samples()}, bench=False, threads=1)
+    macs = kept.report["totals"]["macs"]
+    assert macs["after"] <= 0.5 * macs["before"]
+    assert error(kept.model, original, fresh) < 0.3 * error(plain.model, original, fresh)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    onnx.save(residual(), folder / "model.onnx")
+    np.savez(folder / "data.npz", x=samples())
+    model, pruned, data, report = (
+        str(folder / name) for name in ("model.onnx", "pruned.onnx", "data.npz", "report.json")
+    )
+    options = ["--macs", "0.5", "--no-bench", "--threads", "1", "--report", report]
+    done = invoke("prune", model, "-o", pruned, "--calibration", data, *options)
+    assert "recover: outputs off by" in done.stdout
+    return folder
+
+
+def test_a_refitted_model_is_verified_from_files(files: Path) -> None:
+    found = secateur.verify(files / "model.onnx", files / "pruned.onnx", files / "report.json")
+    assert found.ok and found.worst <= found.tolerance
+
+
+def report_of(files: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((files / "report.json").read_text())
+    return found
+
+
+def changed(files: Path, what: str) -> tuple[Path, dict[str, Any]]:
+    """The pruned model with another number or attribute, and a report that owns up to the file."""
+    model, report = onnx.load(files / "pruned.onnx"), report_of(files)
+    if what == "a number":
+        report["refitted"] = report["refitted"][1:]
+    else:
+        node = next(n for n in model.graph.node if n.op_type == "Conv")
+        for attribute in node.attribute:
+            if attribute.name == "pads":
+                attribute.CopyFrom(onnx.helper.make_attribute("auto_pad", "SAME_UPPER"))
+    path = files / f"{what}.onnx"
+    onnx.save(model, path)
+    report["pruned"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return path, report
+
+
+@pytest.mark.parametrize("what", ["a number", "an attribute"])
+def test_anything_else_that_changed_is_found(files: Path, what: str) -> None:
+    path, report = changed(files, what)
+    with pytest.raises(CertificateError, match="not what the recorded"):
+        secateur.verify(files / "model.onnx", path, report)
+
+
+def test_reports_that_name_no_weight_are_refused(files: Path) -> None:
+    report = report_of(files)
+    report["refitted"].append("nowhere")
+    with pytest.raises(DataError, match="nowhere"):
+        secateur.verify(files / "model.onnx", files / "pruned.onnx", report)
+
+
+def test_the_hint_says_what_data_would_bring(files: Path) -> None:
+    paths = str(files / "model.onnx"), "-o", str(files / "other.onnx")
+    options = "--macs", "0.5", "--no-bench", "--threads", "1"
+    done = command("prune", *paths, *options)
+    assert done.returncode == 0 and done.stderr.count("--calibration") == 1
+    quiet = command("prune", *paths, "--no-recover", *options)
+    assert quiet.returncode == 0 and "--calibration" not in quiet.stderr
