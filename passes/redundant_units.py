@@ -15,7 +15,7 @@ one are added to those of the other. Groups that some node looks across are left
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -92,8 +92,8 @@ class Change:
 
 @dataclass
 class _Seen:
-    """What one sink sees: its consumer if it is one, the units of its coordinates, what is known
-    of these, and where the other operand is zero."""
+    """What one sink sees: its consumer if it is one with known weights, the units of its
+    coordinates, what is known of these, and where the other operand is zero."""
 
     sink: Sink
     consumer: Consumer | None
@@ -108,7 +108,6 @@ class Finder:
 
     analysis: Analysis
     knowledge: Knowledge
-    _weights: dict[str, Floats | None] = field(default_factory=dict)
 
     def find(self, constants: bool, duplicates: bool) -> Redundant:
         """All redundant units; of duplicates, all but the first of each kind."""
@@ -183,7 +182,11 @@ class Finder:
                 continue
             known = self.knowledge.of(operand).along(sink.index, operand.shape[sink.index])
             consumer = self._consumer(site, sink)
-            ignored = self._ignored(consumer, site, sink, units)
+            weight = None if consumer is None else self._weight(consumer)
+            if weight is None:
+                consumer, ignored = None, self._ignored(site, sink, units)
+            else:
+                ignored = np.asarray((weight == 0).all(axis=(1, 3)).reshape(-1))
             if not is_float(self.dtype(operand)):  # quantised: zero is not what stands for zero
                 known = Bounds(
                     np.full(units.size, -np.inf),
@@ -207,8 +210,9 @@ class Finder:
         added = weight = None
         constant = redundant.twin[seen.units[gone]] < 0
         folded = gone[constant & ~(seen.known.zero | seen.ignored)[gone]]
-        matrix = self._weight(consumer)
-        if folded.size and matrix is not None:
+        if folded.size:
+            matrix = self._weight(consumer)
+            assert matrix is not None
             values = np.zeros(seen.units.size)
             values[folded] = seen.known.point[folded]
             groups, _, inputs, _ = matrix.shape
@@ -244,21 +248,12 @@ class Finder:
 
     def _weight(self, consumer: Consumer) -> Floats | None:
         """float64[groups, outputs, inputs, taps], or None if it is not known."""
-        name = consumer.name
-        if name not in self._weights:
-            weight = self.knowledge.weight(consumer.operand)
-            self._weights[name] = (
-                None if weight is None else matrices(consumer.site, weight, consumer.weight)
-            )
-        return self._weights[name]
+        weight = self.knowledge.weight(consumer.operand)
+        return None if weight is None else matrices(consumer.site, weight, consumer.weight)
 
-    def _ignored(self, consumer: Consumer | None, site: Site, sink: Sink, units: Indices) -> Flags:
-        """Where what the coordinates are multiplied by is zero."""
-        if consumer is not None:
-            weight = self._weight(consumer)
-            if weight is not None:
-                return np.asarray((weight == 0).all(axis=(1, 3)).reshape(-1))
-        elif site.node.op_type == "MatMul" and not site.node.domain:
+    def _ignored(self, site: Site, sink: Sink, units: Indices) -> Flags:
+        """Where what the coordinates of a matrix product are multiplied by is zero."""
+        if site.node.op_type == "MatMul" and not site.node.domain:
             other = site.inputs[1 - sink.input]
             if other is not None and other.rank > 1:
                 axis = other.rank - (2 if sink.input == 0 else 1)
@@ -271,7 +266,7 @@ class Finder:
         node, bias = site.node, site.input(2)
         if node.graph is not self.analysis.model.graph or consumer.name not in self._main:
             return False
-        if self._weight(consumer) is None or unit_of(self.dtype(site.y)) is None:
+        if unit_of(self.dtype(site.y)) is None:
             return False
         if node.op_type in ("Conv", "ConvTranspose") and sees_padding(site):
             return False
@@ -291,7 +286,6 @@ class Finder:
             and consumer.operand.name in self.knowledge.tensors
             and len(value.uses()) == 1
             and not value.is_graph_output()
-            and self._weight(consumer) is not None
             and unit_of(self.dtype(consumer.operand)) is not None
             and consumer.site.node.graph is self.analysis.model.graph
             and consumer.name in self._main

@@ -31,16 +31,21 @@ def bounds_of(model: onnx.ModelProto, name: str) -> Bounds:
 def check_bounds(
     model: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]], **dims: int
 ) -> tuple[int, int, int]:
-    """Compares all float values with their bounds, points and numbers; how many finite bounds,
-    points and equal slices there were."""
+    """Compares all float values of the main graph with their bounds, points and numbers; how many
+    finite bounds, points and equal slices there were."""
     found, knowledge = known(model, **dims)
     types = found.facts[0].types
     floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
+    named = {name for node in model.graph.node for name in node.output}
     operands = {
         o.name: o
         for site in found.sites
         for o in site.outputs
-        if o is not None and types[o.name][0] in floats and o.shape and 0 not in o.shape
+        if o is not None
+        and o.name in named
+        and types[o.name][0] in floats
+        and o.shape
+        and 0 not in o.shape
     }
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
@@ -55,6 +60,8 @@ def check_bounds(
             continue  # nothing is claimed of such runs
         for name, operand in operands.items():
             bounds = knowledge.of(operand)
+            if not results[name].size:
+                continue
             counts += _check(results[name].astype(np.float64), bounds, operand)
     return int(counts[0]), int(counts[1]), int(counts[2])
 
@@ -88,6 +95,7 @@ def fenced(model: onnx.ModelProto, feed: Mapping[str, Array], d: Draw) -> onnx.M
     result = onnx.ModelProto()
     result.CopyFrom(model)
     before = []
+    broadcasts = all(o.domain or o.version >= 8 for o in model.opset_import)
     held = {t.name for t in model.graph.initializer}
     for value in model.graph.input:
         name = value.name
@@ -96,7 +104,7 @@ def fenced(model: onnx.ModelProto, feed: Mapping[str, Array], d: Draw) -> onnx.M
             continue
         for node in result.graph.node:
             node.input[:] = [f"{name}_fenced" if i == name else i for i in node.input]
-        shape = [1 if d.flag() else size for size in array.shape]
+        shape = [1 if broadcasts and d.flag() else size for size in array.shape]
         low = d.floats(*shape)
         high = low + np.maximum(d.floats(*shape), 0)
         axis = d.number(0, array.ndim - 1) if array.ndim else 0

@@ -8,6 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
+from secateur.ir.analysis import Analysis
+from secateur.ir.coupling import Flags
+from secateur.ir.patch import RewriteError
+from secateur.ir.rewrite import Rewritten, rewrite
+
 from .pass_runs import build, normal, ops
 from .redundant_runs import NOTHING_IN, array, causes, edited, mlp, reduced, shapes
 
@@ -286,3 +291,26 @@ def test_weights_that_callers_may_override_stay() -> None:
     model = mlp(w1=NOTHING_IN, b1=edited(normal(6), 2, 0))
     model.graph.input.append(onnx.helper.make_tensor_value_info("w1", 1, [6, 4]))
     assert causes(reduced(model)[1]) == {}
+
+
+def test_groups_whose_sizes_cannot_be_restated_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = """g (float[3, 4] x) => (float[3, 2] y) {
+        h = MatMul(x, w1)
+        i = MatMul(h, w2)
+        y = MatMul(i, w3)
+    }"""
+    w1, w2 = normal(4, 5), normal(5, 6, seed=1)
+    w1[:, 3] = 0
+    w2[:, 4] = 0
+    model = build(body, w1=w1, w2=w2, w3=normal(6, 2, seed=2))
+
+    def refuse(analysis: Analysis, removed: Flags) -> Rewritten:
+        first = next(group for group in analysis.groups if group.name.startswith("w1"))
+        if removed[first.units].any():
+            raise RewriteError("a size that moves")
+        return rewrite(analysis, removed)
+
+    monkeypatch.setattr("secateur.passes.remove_redundant.rewrite", refuse)
+    new, result = reduced(model)
+    assert causes(result) == {"zero": 1}
+    assert shapes(new)["w1"] == (4, 5) and shapes(new)["w2"] == (5, 5)

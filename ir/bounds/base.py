@@ -133,8 +133,12 @@ def mark_of(text: str) -> int:
 
 def numbers_of(values: Floats) -> Numbers:
     """The numbers of constants: the same for the same bits, and for both zeros."""
-    bits = np.ascontiguousarray(values + 0.0).view(np.uint64)
-    return mix(bits.reshape(np.shape(values)), mark_of("constant"))
+    return mix(bits_of(values), mark_of("constant"))
+
+
+def bits_of(values: Floats) -> Numbers:
+    """The bits of every value; those of both zeros are the same."""
+    return np.asarray(np.asarray(values + 0.0).view(np.uint64))
 
 
 def settle(low: Floats, high: Floats, point: Floats, number: Numbers) -> Bounds:

@@ -24,9 +24,9 @@ from .base import (
     Numbers,
     Step,
     aligned,
+    bits_of,
     mix,
     mix_along,
-    numbers_of,
     rounded,
     settle,
     transfer,
@@ -78,7 +78,7 @@ def weighted(x: Bounds, weight: Floats, padded: bool, unit: float, bias: Bounds 
     groups, _, inputs, taps = weight.shape
     terms = inputs * taps + 1
     x = x.reshaped(groups, inputs)
-    plus, minus = np.maximum(weight, 0).sum(-1), np.minimum(weight, 0).sum(-1)
+    plus, minus = (part(weight, 0).sum(-1) for part in (np.maximum, np.minimum))
     low, high, point = x.low, x.high, x.point
     if padded:
         low, high = np.minimum(low, 0), np.maximum(high, 0)
@@ -101,8 +101,8 @@ def weighted(x: Bounds, weight: Floats, padded: bool, unit: float, bias: Bounds 
         known = ~np.isnan(point)
         exact = dot(plus + minus, np.where(known, point, 0.0))
         exact = np.where(dot(plus - minus, (~known).astype(np.float64)) > 0, np.nan, exact)
-    rows = mix_along(numbers_of(weight), 3)[..., 0]
-    number = mix_along(mix(rows, x.number[:, None, :]), 2)[..., 0]
+    read = mix(x.number[:, None, :, None], np.arange(inputs * taps).reshape(inputs, taps))
+    number = mix(bits_of(weight), read).sum(axis=(2, 3), dtype=np.uint64)
     least, most, exact, *sizes_ = (a.reshape(-1) for a in (least, most, exact, *sizes))
     number = number.reshape(-1)
     if bias is not None:

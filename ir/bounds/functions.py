@@ -31,7 +31,9 @@ def _error_function(x: Floats) -> Floats:
 
 
 def _sigmoid(x: Floats) -> Floats:
-    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * x))
+    from scipy.special import expit
+
+    return np.asarray(expit(x))
 
 
 def _softplus(x: Floats) -> Floats:
@@ -56,8 +58,11 @@ def _limits(step: Step) -> tuple[Floats, Floats]:
     found = []
     for index, name, open_end in ((1, "min", -np.inf), (2, "max", np.inf)):
         operand = step.given(index)
-        value = np.array(step.real(name, open_end)) if operand is None else operand.point
-        found.append(value.reshape(()) if value.size == 1 else np.array(np.nan))
+        if operand is None:
+            found.append(np.array(step.real(name, open_end)))
+        else:
+            known = operand.low.size == 1 and (operand.low == operand.high).all()
+            found.append(operand.low.reshape(()) if known else np.array(np.nan))
     return found[0], found[1]
 
 
@@ -145,7 +150,7 @@ def _approximate(
 ) -> Three:
     """Widened by what a computed function may be wrong; flat pieces are points."""
     size = np.maximum(np.abs(low), np.abs(high))
-    flat = (high - low <= unit * size) | (size < 1e-30)
+    flat = high - low <= unit * size
     point = np.where(flat & np.isnan(point), high, point)
     fixed = x.zero & (low == 0) & (high == 0)
     slack = np.where(fixed, 0, APPROXIMATE * unit * (size + (op in _ABSOLUTE or op in VALLEYS)))
