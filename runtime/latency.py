@@ -117,7 +117,7 @@ class LatencyModel:
             for members, excess in zip(layer.groups, table.excess, strict=True):
                 if excess:
                     everywhere.append((table.full, excess))
-                    for group, _ in members:
+                    for group in members:
                         by_group[group].append((table.full, excess))
         common = _alignment(everywhere)
         found = [_alignment(own) if own else common for own in by_group]
