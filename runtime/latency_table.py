@@ -35,11 +35,13 @@ _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 class LatencyTable:
     """Milliseconds of a layer at sizes of its dimensions: ``grid`` has the counts along each,
     ``times`` what was measured on all their combinations, ``excess`` by dimension what counts that
-    are multiples of each of `ALIGNMENTS`, but of no larger one, cost above the line."""
+    are multiples of each of `ALIGNMENTS`, but of no larger one, cost above the line, ``blocks`` by
+    dimension what one block costs, as shares like excess."""
 
     grid: tuple[tuple[int, ...], ...]
     times: Floats
     excess: tuple[dict[int, float], ...]
+    blocks: tuple[float, ...]
 
     @property
     def full(self) -> float:
@@ -85,7 +87,7 @@ def measure_tables(
             times |= dict(zip(missing, found, strict=True))
             store_times(signature, where, times)
         measured = np.array([times[p] for p in points]).reshape([len(g) for g in grid])
-        tables[signature] = LatencyTable(grid, measured, _excess(layer, times))
+        tables[signature] = LatencyTable(grid, measured, *_excess(layer, times))
         progress(done / len(distinct))
     return tables
 
@@ -134,13 +136,16 @@ def _probes(layer: TimedLayer) -> list[tuple[int, ...]]:
 
 def _excess(
     layer: TimedLayer, times: Mapping[tuple[int, ...], float]
-) -> tuple[dict[int, float], ...]:
-    full, result = layer.full, []
+) -> tuple[tuple[dict[int, float], ...], tuple[float, ...]]:
+    """The excess by alignment and the cost of one block, for every dimension."""
+    full, excess, blocks = layer.full, [], []
     for k, (size, quantum) in enumerate(zip(full, layer.quanta, strict=True)):
-        own = {}
+        own, block = {}, 0.0
         for alignment, counts in _probed(size, quantum).items():
             middle, low, high = (times[(*full[:k], n, *full[k + 1 :])] for n in counts)
             share = (counts[0] - counts[1]) / (counts[2] - counts[1])
             own[alignment] = (middle - low - (high - low) * share) / high if high else 0.0
-        result.append(own)
-    return tuple(result)
+            block = (high - low) / high * BLOCK / (counts[2] - counts[1]) if high else 0.0
+        excess.append(own)
+        blocks.append(block)
+    return tuple(excess), tuple(blocks)

@@ -160,8 +160,8 @@ def test_layers_of_one_shape_are_timed_once(cache: Path) -> None:
 def test_grouped_and_transposed_layers_run_at_any_count() -> None:
     """Depthwise, grouped by whole groups, ConvTranspose, MatMul and products of activations."""
     operators = set()
-    for name in ("grouped_conv", "depthwise_multiplier", "gemm_transposed_weight", "conv_transpose_grouped",
-                 "channel_shuffle", "transformer_layer_norm", "pixel_shuffle_crd"):  # fmt: skip
+    names = ["grouped_conv", "depthwise_multiplier", "gemm_transposed_weight", "channel_shuffle"]
+    for name in (*names, "conv_transpose_grouped", "transformer_layer_norm", "pixel_shuffle_crd"):
         dims = dict.fromkeys(INFO[name].dims, 2)
         for layer in timed_layers(secateur.analyze(GRAPHS[name](), dims=dims)):
             least = layer.quanta
@@ -177,6 +177,14 @@ def test_the_alignment_is_measured(block: int) -> None:
     found = secateur.analyze(convnet(3, 64, 96, 64))
     units = [len(g.units) for g in found.groups]
     assert model_of(found, Counted(blocked(block))).alignments(units) == (block,) * 3
+
+
+def test_small_and_large_groups_follow_the_others() -> None:
+    """24 channels are not probed and keep at least two steps; of 1024, one block is next to
+    nothing, so that nothing speaks against whole ones."""
+    found = secateur.analyze(convnet(3, 64, 24, 1024, size=2))
+    units = [len(g.units) for g in found.groups]
+    assert model_of(found, Counted(blocked(16))).alignments(units) == (16, 8, 16)
 
 
 # ---- the cache ----------------------------------------------------------------------------------
