@@ -77,7 +77,7 @@ def solve(room: Room, gauges: Sequence[Gauge], scope: Scope) -> Counts:
     check_reachable(room, gauges)
     limits = [g.goal for g in gauges]
     while True:
-        counts = search(room, Bounds(gauges, limits), scope)
+        counts = search(room, Bounds(len(room.size), gauges, limits), scope)
         flags = room.flags(counts)
         excess = [g.exact(flags) - g.goal for g in gauges]
         over = [k for k, e in enumerate(excess) if e > gauges[k].goal * EXACT]
