@@ -114,9 +114,9 @@ class LatencyModel:
     def alignments(self, units: Sequence[int]) -> tuple[int, ...]:
         """For every group the multiple that its channel counts should be: the least at which, and
         at all larger ones, its layers' times lie on the line between aligned counts, up to
-        `TOLERATED`; weighted by the time of the layers. Groups in no layer that was probed follow
-        the others, so do groups to which such steps are small, and no step is more than half of a
-        group's ``units``."""
+        `TOLERATED` of their time. Groups in no layer that was probed follow the others, so do
+        groups to which such steps are small, and no step is more than half of a group's
+        ``units``."""
         by_group: list[list[_Probe]] = [[] for _ in range(self._groups)]
         everywhere: list[_Probe] = []
         for layer in self.layers:
