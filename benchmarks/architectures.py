@@ -83,6 +83,18 @@ def resnet18(size: int = 224) -> onnx.ModelProto:
     return b.classify(x, 512, "resnet18", size)
 
 
+def resnet20(size: int = 32) -> onnx.ModelProto:
+    """He et al. 2016, the narrow network for CIFAR-10: 16, 32 and 64 channels."""
+    b = Net(20)
+    x, c = b.conv("input", 3, 16, 3), 16
+    for i, width in enumerate((16,) * 3 + (32,) * 3 + (64,) * 3):
+        s = 2 if i in (3, 6) else 1
+        y = b.conv(b.conv(x, c, width, 3, s), width, width, 3, act="")
+        short = x if c == width else b.conv(x, c, width, 1, s, act="")
+        x, c = b.op("Relu", b.op("Add", y, short)), width
+    return b.classify(x, 64, "resnet20", size)
+
+
 def resnext(size: int = 224) -> onnx.ModelProto:
     """Xie et al. 2017, 32 groups, two blocks per stage."""
     b = Net(32)
@@ -206,6 +218,7 @@ def transformer(size: int = 128) -> onnx.ModelProto:
 
 ARCHITECTURES: dict[str, Callable[[int], onnx.ModelProto]] = {
     "resnet18": resnet18,
+    "resnet20": resnet20,
     "resnext": resnext,
     "vgg11": vgg11,
     "mobilenet_v2": mobilenet_v2,

@@ -13,7 +13,7 @@ from ..ir.rewrite import rewrite
 from ..runtime.benchmark import Timing
 from ..runtime.latency import Clock, LatencyModel, latency_model, real_clock
 from ..runtime.products import Counts
-from .allocation import Scope, by_ratio, solve
+from .allocation import Scope, by_ratio, check_reachable, solve
 from .base import PassContext
 from .gauges import Gauge, exact_gauges
 from .latency_target import meet_latency
@@ -163,8 +163,10 @@ def _in_time(
     clock: Clock | None,
 ) -> Choice:
     """Meets latencies as well, in steps that the machine likes unless ``round_to`` is given."""
-    if not Room(analysis, scores, limits).room.any():
-        raise TargetError(nothing_prunable(Room(analysis, scores, limits)))
+    freest = Room(analysis, scores, limits)
+    if not freest.room.any():
+        raise TargetError(nothing_prunable(freest))
+    check_reachable(freest, gauges)  # before minutes of timing
     clock = clock or real_clock(analysis, context.calibration, context.threads, context.seed)
     model = latency_model(
         analysis, clock, context.threads, lambda done: context.progress("time layers", done)

@@ -46,7 +46,10 @@ class Gauge:
 class Bounds:
     """Limits on what gauges predict; ``limits`` defaults to their goals."""
 
-    def __init__(self, gauges: Sequence[Gauge], limits: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, groups: int, gauges: Sequence[Gauge], limits: Sequence[float] | None = None
+    ) -> None:
+        self._groups = groups
         self.gauges = list(gauges)
         self.limits = [g.goal for g in gauges] if limits is None else list(limits)
         self.smooth = all(g.smooth for g in gauges)
@@ -55,20 +58,49 @@ class Bounds:
     def shares(self, removed: Counts) -> Sizes:
         """float64[n, m]: every quantity over its limit, in each of n allocations."""
         found = [np.zeros((len(removed), 0))]
-        for k, (gauge, limit) in enumerate(zip(self.gauges, self.limits, strict=True)):
-            shares = gauge.predict(removed) / max(limit, 1e-300)
-            if shares.shape[1] > 1:  # what fits when nothing goes always fits
-                if self._columns[k] is None:
-                    self._columns[k] = gauge.predict(np.zeros_like(removed[:1]))[0] > limit
-                shares = shares[:, self._columns[k]]
-            found.append(shares)
+        for k, gauge in enumerate(self.gauges):
+            found.append(self._shares(k, gauge.predict(removed)))
         return np.concatenate(found, axis=1)
+
+    def after(self, counts: Counts, group: Counts, count: Counts) -> Sizes:
+        """As `shares`, float64[moves, m], when ``group[k]`` alone goes from its count in
+        ``counts`` to ``count[k]``; sums of products need no whole evaluation for that."""
+        found = [np.zeros((len(group), 0))]
+        for k, gauge in enumerate(self.gauges):
+            if gauge.products is None:
+                predicted = gauge.predict(moves(counts, group, count))
+            else:
+                change = gauge.products.merged.changes(counts, group, counts[group] - count)
+                predicted = gauge.predict(counts[None]) + change[:, None]
+            found.append(self._shares(k, predicted))
+        return np.concatenate(found, axis=1)
+
+    def _shares(self, number: int, predicted: Sizes) -> Sizes:
+        limit = self.limits[number]
+        if predicted.shape[1] > 1:  # what fits when nothing goes always fits
+            if self._columns[number] is None:
+                whole = self.gauges[number].predict
+                none = np.zeros((1, self._groups), np.int64)
+                self._columns[number] = whole(none)[0] > limit
+            predicted = predicted[:, self._columns[number]]
+        return predicted / max(limit, 1e-300)
 
     def excess(self, removed: Counts) -> Sizes:
         """float64[n]: by how much all limits are exceeded together; 0 where none is."""
-        over = self.shares(removed) - 1
-        total: Sizes = np.maximum(over, 0.0).sum(axis=1)
-        return total
+        return over(self.shares(removed))
+
+
+def over(shares: Sizes) -> Sizes:
+    """float64[n]: the sum of what shares, float64[n, m], are above 1."""
+    total: Sizes = np.maximum(shares - 1, 0.0).sum(axis=1)
+    return total
+
+
+def moves(counts: Counts, group: Counts, count: Counts) -> Counts:
+    """int64[moves, groups]: allocations that differ from ``counts`` in one group each."""
+    found = np.repeat(counts[None], len(group), axis=0)
+    found[np.arange(len(group)), group] = count
+    return found
 
 
 def exact_gauges(analysis: Analysis, targets: Sequence[Target]) -> list[Gauge]:

@@ -94,7 +94,9 @@ def relaxed_bound(
         low, high = np.minimum(low, high), np.maximum(low, high)
         if (high - low).sum() > 0.9 * before:
             break
-    bound = _Program(room, terms, low, high, lost, intervals).bound(seconds)
+    bound = _Program(room, terms, low, high, lost, 1).bound(seconds)
+    if intervals > 1 and bound < lost:
+        bound = max(bound, _Program(room, terms, low, high, lost, intervals).bound(seconds))
     return Bound(lost, min(max(bound, 0.0), lost))
 
 

@@ -80,6 +80,11 @@ class Room:
         found: Sizes = self._losses[self._offsets + removed]
         return found
 
+    def losses_of(self, group: Counts, count: Counts) -> Sizes:
+        """What ``group[k]`` loses by itself when ``count[k]`` of its units go."""
+        found: Sizes = self._losses[self._offsets[group] + count]
+        return found
+
     def lost_share(self, counts: Counts) -> float:
         """The share of all scores that goes under an allocation."""
         total = float(self.lost(self.size))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..runtime.products import Counts
-from .gauges import Bounds
+from .gauges import Bounds, moves, over
 from .room import Room
 
 _RISE, _LEAST_RISE = 0.1, 1e-3
@@ -56,10 +56,8 @@ def threshold(room: Room, bounds: Bounds) -> Counts:
         group, after = _steps(room, counts, (1,) if bounds.smooth else _AHEAD)
         if not len(group):
             return counts
-        moves = np.repeat(counts[None], len(group), axis=0)
-        moves[np.arange(len(group)), group] = after
-        saved = excess - bounds.excess(moves)
-        lost = room.lost(moves) - room.lost(counts)
+        saved = excess - over(bounds.after(counts, group, after))
+        lost = room.losses_of(group, after) - room.losses_of(group, counts[group])
         price = np.full(len(group), np.inf)
         np.divide(lost, saved, out=price, where=saved > TINY)
         best = int(np.argmin(price))
@@ -81,7 +79,7 @@ def threshold(room: Room, bounds: Bounds) -> Counts:
                 if bounds.excess(trial[None])[0] > 0:
                     break
                 if rise < _LEAST_RISE:
-                    trial = moves[best]
+                    trial = moves(counts, group[[best]], after[[best]])[0]
                     break
                 rise /= 4
             counts = trial

@@ -29,25 +29,24 @@ def kernel_times(
     models: Sequence[onnx.ModelProto],
     threads: int,
     dims: Mapping[str, int] | None = None,
-    without: Collection[str] = (),
+    without: Collection[str] = CONVERSIONS,
 ) -> list[float]:
     """Milliseconds of every model's kernels, the least of some runs on a random input, those of the
     operators ``without`` left out; ``dims`` binds symbolic dimensions.
 
     Raises CertificateError when a model does not run.
     """
-    skipped = {*CONVERSIONS, *without}
     times: list[float] = []
     batch: list[onnx.ModelProto] = []
     held = 0
     for model in models:
         size = model.ByteSize()
         if batch and held + size > _TOGETHER:
-            times += _batch(batch, threads, dims or {}, skipped)
+            times += _batch(batch, threads, dims or {}, without)
             batch, held = [], 0
         batch.append(model)
         held += size
-    return times + (_batch(batch, threads, dims or {}, skipped) if batch else [])
+    return times + (_batch(batch, threads, dims or {}, without) if batch else [])
 
 
 def _batch(

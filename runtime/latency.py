@@ -30,6 +30,12 @@ PairTimer = Callable[[oir.Model, oir.Model], tuple[Timing, Timing]]
 
 TOLERATED = 0.02
 """What counts of an alignment may cost above the line between aligned ones."""
+_PART = 0.1
+"""The same for the model as a whole, as a part of what one block costs."""
+_Probe = tuple[float, float, dict[int, float]]
+"""Time of a layer, time to compare with, and excess by alignment."""
+_MANY = 32
+"""A group of so many steps loses nothing by keeping to them."""
 
 
 @dataclass(frozen=True)
@@ -108,28 +114,37 @@ class LatencyModel:
     def alignments(self, units: Sequence[int]) -> tuple[int, ...]:
         """For every group the multiple that its channel counts should be: the least at which, and
         at all larger ones, its layers' times lie on the line between aligned counts, up to
-        `TOLERATED`; weighted by the time of the layers. Groups in no layer that was probed follow
-        the others, and no step is more than half of a group's ``units``."""
-        by_group: list[list[tuple[float, dict[int, float]]]] = [[] for _ in range(self._groups)]
-        everywhere: list[tuple[float, dict[int, float]]] = []
+        `TOLERATED` of their time. Groups in no layer that was probed follow the others, so do
+        groups to which such steps are small, and no step is more than half of a group's
+        ``units``."""
+        by_group: list[list[_Probe]] = [[] for _ in range(self._groups)]
+        everywhere: list[_Probe] = []
         for layer in self.layers:
             table = self.tables[layer.signature]
-            for members, excess in zip(layer.groups, table.excess, strict=True):
+            for members, excess, block in zip(
+                layer.groups, table.excess, table.blocks, strict=True
+            ):
                 if excess:
-                    everywhere.append((table.full, excess))
-                    for group, _ in members:
-                        by_group[group].append((table.full, excess))
-        common = _alignment(everywhere)
-        found = [_alignment(own) if own else common for own in by_group]
-        return tuple(min(a, _power_of_two(n // 2)) for a, n in zip(found, units, strict=True))
+                    everywhere.append((table.full, table.full * block, excess))
+                    for group in members:
+                        by_group[group].append((table.full, table.full, excess))
+        common = _alignment(everywhere, _PART)
+        found = []
+        for own, count in zip(by_group, units, strict=True):
+            liked = _alignment(own, TOLERATED) if own else common
+            liked = max(liked, min(common, _power_of_two(count // _MANY)))
+            found.append(min(liked, _power_of_two(count // 2)))
+        return tuple(found)
 
 
-def _alignment(found: Sequence[tuple[float, dict[int, float]]]) -> int:
+def _alignment(probes: Sequence[_Probe], tolerated: float) -> int:
+    """The multiple of the largest alignment whose excess over all probes is more than tolerated:
+    time times excess over what that is compared with."""
     best = 1
     for alignment in ALIGNMENTS:
-        weights = [(time, excess[alignment]) for time, excess in found if alignment in excess]
-        total = sum(time for time, _ in weights)
-        if total and sum(time * e for time, e in weights) / total > TOLERATED:
+        there = [(t * excess[alignment], per) for t, per, excess in probes if alignment in excess]
+        total = sum(per for _, per in there)
+        if total > 0 and sum(e for e, _ in there) / total > tolerated:
             best = 2 * alignment if alignment > 1 else 4
     return best
 

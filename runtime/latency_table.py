@@ -9,6 +9,7 @@ line between its aligned neighbours, as a share of the upper one's time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from .kernel_times import CONVERSIONS
 from .latency_cache import load_times, machine, store_times
 from .timed_layers import TimedLayer
 
@@ -33,11 +35,13 @@ _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 class LatencyTable:
     """Milliseconds of a layer at sizes of its dimensions: ``grid`` has the counts along each,
     ``times`` what was measured on all their combinations, ``excess`` by dimension what counts that
-    are multiples of each of `ALIGNMENTS`, but of no larger one, cost above the line."""
+    are multiples of each of `ALIGNMENTS`, but of no larger one, cost above the line, ``blocks`` by
+    dimension what one block costs, as shares like excess."""
 
     grid: tuple[tuple[int, ...], ...]
     times: Floats
     excess: tuple[dict[int, float], ...]
+    blocks: tuple[float, ...]
 
     @property
     def full(self) -> float:
@@ -73,27 +77,28 @@ def measure_tables(
     distinct = {layer.signature: layer for layer in layers}
     where, tables = machine(threads), {}
     for done, (signature, layer) in enumerate(distinct.items(), start=1):
-        grid = tuple(grid_counts(n) for n in layer.full)
+        grid = tuple(map(grid_counts, layer.full, layer.quanta))
         points = [tuple(int(n) for n in p) for p in _combinations(grid)]
-        wanted = list(dict.fromkeys([*points, *_probes(layer.full)]))
+        wanted = list(dict.fromkeys([*points, *_probes(layer)]))
         times = load_times(signature, where)
         missing = [point for point in wanted if point not in times]
         if missing:
-            found = timer([layer.model(point) for point in missing], threads, {}, ())
+            found = timer([layer.model(point) for point in missing], threads, {}, CONVERSIONS)
             times |= dict(zip(missing, found, strict=True))
             store_times(signature, where, times)
         measured = np.array([times[p] for p in points]).reshape([len(g) for g in grid])
-        tables[signature] = LatencyTable(grid, measured, _excess(layer.full, times))
+        tables[signature] = LatencyTable(grid, measured, *_excess(layer, times))
         progress(done / len(distinct))
     return tables
 
 
-def grid_counts(full: int) -> tuple[int, ...]:
-    """Channel counts to measure at: about these shares, multiples of the block where they can be,
-    the whole, and a quarter of a block."""
-    unit = BLOCK if full >= 2 * BLOCK else max(full // 4, 1)
+def grid_counts(full: int, quantum: int = 1) -> tuple[int, ...]:
+    """Channel counts to measure at, multiples of ``quantum``: about these shares, multiples of the
+    block where they can be, the whole, and a quarter of a block."""
+    block = math.lcm(BLOCK, quantum)
+    unit = block if full >= 2 * block else max(full // 4 // quantum, 1) * quantum
     counts = {min(full, max(unit, round(full * share / unit) * unit)) for share in _SHARES}
-    return tuple(sorted(counts | {full, max(unit // 4, 1)}))
+    return tuple(sorted(counts | {full, max(unit // 4 // quantum, 1) * quantum}))
 
 
 def _combinations(grid: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
@@ -110,34 +115,37 @@ def _probe(full: int) -> int | None:
     return max(top, 2 * BLOCK) if full >= 2 * BLOCK else None
 
 
-def _probed(full: int) -> dict[int, tuple[int, int, int]]:
+def _probed(full: int, quantum: int) -> dict[int, tuple[int, int, int]]:
     """By alignment a count that is its multiple and of no larger one, and its aligned
     neighbours."""
     top = _probe(full)
-    if top is None:
+    if top is None or BLOCK % quantum:
         return {}
-    found = {a: (top - BLOCK + a, top - BLOCK, top) for a in ALIGNMENTS if a < BLOCK}
-    low = top - 2 * BLOCK
-    return found | ({BLOCK: (top - BLOCK, low, top)} if low > 0 else {})
+    low = top - BLOCK
+    found = {a: (low + a, low, top) for a in ALIGNMENTS if a < BLOCK and a % quantum == 0}
+    return found | ({BLOCK: (low, low - BLOCK, top)} if low > BLOCK else {})
 
 
-def _probes(full: Sequence[int]) -> list[tuple[int, ...]]:
+def _probes(layer: TimedLayer) -> list[tuple[int, ...]]:
     points = []
-    for k, size in enumerate(full):
-        counts = {n for three in _probed(size).values() for n in three}
-        points += [(*full[:k], n, *full[k + 1 :]) for n in sorted(counts)]
+    for k, (size, quantum) in enumerate(zip(layer.full, layer.quanta, strict=True)):
+        counts = {n for three in _probed(size, quantum).values() for n in three}
+        points += [(*layer.full[:k], n, *layer.full[k + 1 :]) for n in sorted(counts)]
     return points
 
 
 def _excess(
-    full: Sequence[int], times: dict[tuple[int, ...], float]
-) -> tuple[dict[int, float], ...]:
-    result = []
-    for k, size in enumerate(full):
-        own = {}
-        for alignment, counts in _probed(size).items():
+    layer: TimedLayer, times: Mapping[tuple[int, ...], float]
+) -> tuple[tuple[dict[int, float], ...], tuple[float, ...]]:
+    """The excess by alignment and the cost of one block, for every dimension."""
+    full, excess, blocks = layer.full, [], []
+    for k, (size, quantum) in enumerate(zip(full, layer.quanta, strict=True)):
+        own, block = {}, 0.0
+        for alignment, counts in _probed(size, quantum).items():
             middle, low, high = (times[(*full[:k], n, *full[k + 1 :])] for n in counts)
             share = (counts[0] - counts[1]) / (counts[2] - counts[1])
             own[alignment] = (middle - low - (high - low) * share) / high if high else 0.0
-        result.append(own)
-    return tuple(result)
+            block = (high - low) / high * BLOCK / (counts[2] - counts[1]) if high else 0.0
+        excess.append(own)
+        blocks.append(block)
+    return tuple(excess), tuple(blocks)

@@ -87,14 +87,21 @@ class Products:
         """The sum of all products when every group g loses ``removed[g]`` units."""
         return float((self._factors(removed).prod(axis=1) * self._weights).sum())
 
-    def gains(self, removed: Counts, back: Counts) -> Sizes:
-        """For every group g, how much the total grows when g alone gets ``back[g]`` units back."""
-        term, group, per_unit = self._pairs
+    def changes(self, removed: Counts, group: Counts, back: Counts) -> Sizes:
+        """float64[moves]: how much the total changes when group ``group[k]`` alone gets
+        ``back[k]`` units back, or loses more where that is negative."""
+        term, _, per_unit = self._pairs
+        order, start = self._by_group
+        count = start[group + 1] - start[group]
+        move = np.repeat(np.arange(len(group)), count)
+        within = np.arange(len(move)) - np.repeat(np.cumsum(count) - count, count)
+        pair = order[start[group[move]] + within]
         factors = self._factors(removed)
         values = factors.prod(axis=1)
-        grown = (factors[term] + per_unit * back[group, None]).prod(axis=1)
-        change = (grown - values[term]) * self._weights[term]
-        return np.bincount(group, change, self._groups).astype(np.float64)
+        at = term[pair]
+        grown = (factors[at] + per_unit[pair] * back[move, None]).prod(axis=1)
+        change = (grown - values[at]) * self._weights[at]
+        return np.bincount(move, change, len(group)).astype(np.float64)
 
     @property
     def terms(self) -> list[tuple[float, tuple[int, ...]]]:
@@ -119,7 +126,8 @@ class Products:
         """The same sum with equal products as one."""
         rows, number = np.unique(np.sort(self._terms, axis=1), axis=0, return_inverse=True)
         result = copy.copy(self)
-        result.__dict__.pop("_pairs", None)
+        for cached in ("_pairs", "_by_group"):
+            result.__dict__.pop(cached, None)
         result._terms = rows
         result._weights = np.bincount(number.ravel(), self._weights, len(rows)).astype(np.float64)
         return result
@@ -152,3 +160,10 @@ class Products:
         per_unit = np.zeros((keys.size, width))
         per_unit[pair, place % width] = self._per_unit[entry]
         return keys // max(self._groups, 1), keys % max(self._groups, 1), per_unit
+
+    @cached_property
+    def _by_group(self) -> tuple[Counts, Counts]:
+        """The numbers of all pairs, those of one group together, and where each group starts."""
+        groups = self._pairs[1]
+        order = np.argsort(groups, kind="stable").astype(np.int64)
+        return order, np.searchsorted(groups[order], np.arange(self._groups + 1)).astype(np.int64)

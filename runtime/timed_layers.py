@@ -9,8 +9,10 @@ channels; a depthwise one has one.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,13 +33,14 @@ _MakeUp = tuple[tuple[int, float], ...]
 @dataclass(frozen=True)
 class TimedLayer:
     """A node that can be timed by itself. ``axes`` are the axes of its dimensions, ``full`` their
-    sizes, ``groups`` by dimension the groups that live there with their channels per unit.
-    ``signature`` is JSON text that layers of equal times have in common."""
+    sizes, ``quanta`` what these change by at least, ``groups`` by dimension the groups that live
+    there. ``signature`` is JSON text that layers of equal times have in common."""
 
     name: str
     axes: tuple[int, ...]
     full: tuple[int, ...]
-    groups: tuple[tuple[tuple[int, float], ...], ...]
+    quanta: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
     signature: str
 
     def model(self, sizes: Sequence[int]) -> onnx.ModelProto:
@@ -80,7 +83,7 @@ def timed_layers(analysis: Analysis) -> list[TimedLayer]:
 def _layer(analysis: Analysis, site: Site) -> TimedLayer | None:
     types = analysis.facts[0].types
     axes: dict[_MakeUp, int] = {}
-    inputs: list[list[object]] = []
+    inputs: list[list[Any]] = []
     for k, operand in enumerate(site.inputs):
         if operand is None:
             continue
@@ -103,14 +106,26 @@ def _layer(analysis: Analysis, site: Site) -> TimedLayer | None:
         "opset": site.opset,
         "inputs": inputs,
     }
-    sizes = analysis.coupling.sizes
-    groups = tuple(
-        tuple((g, share * sizes[axis] / len(analysis.groups[g].units)) for g, share in made_of)
-        for made_of, axis in axes.items()
+    full = tuple(analysis.coupling.sizes[axis] for axis in axes.values())
+    quanta = [_quantum(analysis, made_of, size) for made_of, size in zip(axes, full, strict=True)]
+    for dims in (operand[3] for operand in inputs):
+        for number, size in (dim for dim in dims if isinstance(dim, list)):
+            whole = full[number] // math.gcd(full[number], size)
+            quanta[number] = math.lcm(quanta[number], whole)
+    return TimedLayer(
+        node_label(site.node),
+        tuple(axes.values()),
+        full,
+        tuple(quanta),
+        tuple(tuple(g for g, _ in made_of) for made_of in axes),
+        json.dumps(signature | {"quanta": quanta}, sort_keys=True),
     )
-    full = tuple(sizes[axis] for axis in axes.values())
-    text = json.dumps(signature, sort_keys=True)
-    return TimedLayer(node_label(site.node), tuple(axes.values()), full, groups, text)
+
+
+def _quantum(analysis: Analysis, made_of: _MakeUp, size: int) -> int:
+    """The least number of channels that every group's units are whole multiples of."""
+    each = [round(share * size / len(analysis.groups[g].units)) for g, share in made_of]
+    return math.lcm(*(max(n, 1) for n in each))
 
 
 def _dimension(

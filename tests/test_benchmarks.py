@@ -11,8 +11,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from benchmarks import cifar, figures, table
+from benchmarks import allocation, architectures, cifar, figures, latency, table
 from benchmarks.models import swin_like, wide_graph
+
+from .test_latency import Counted, blocked
 
 no_data = not (cifar.DATA / "cifar10" / "cifar10.py").is_file()
 no_pillow = importlib.util.find_spec("PIL") is None
@@ -118,3 +120,35 @@ def test_cifar_agrees_with_the_loader_of_the_data() -> None:
     assert np.isfinite(pruned.accuracy["png"])
     text = cifar.show(rows)
     assert f"{pruned.macs / 1e6:.2f} M" in text and impossible.note in text
+
+
+def test_allocation_rows_hold_bounds() -> None:
+    row = allocation.measure("transformer", {"macs": 0.5}, "l2", 2.0)
+    assert 0 < row.bound <= row.lost < row.local < 1
+    assert row.gap == pytest.approx(1 - row.bound / row.lost, abs=1e-9)
+    assert "| transformer |" in allocation.show([row])
+
+
+def test_latency_rows_count_their_macs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tables come from a clock that counts blocks of 16, so nothing hangs on the machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    clock = Counted(blocked(16)).clock
+    monkeypatch.setattr("secateur.passes.choose.real_clock", lambda *_: clock)
+    row = latency.measure("resnet20", 16, 0.5, 1, "local", 0.01)
+    assert 0.4 < row.unaligned.macs <= 0.5 and 0.3 < row.aligned.macs <= 0.5
+    assert row.milliseconds > 0 and row.unaligned.kernels > 0
+    assert set(row.steps.split("/")) == {"8", "16"}, "16 channels keep two steps"
+    assert row.aligned.worth[1] == row.aligned.kernels * row.aligned.macs
+    assert latency.show([row]).count("\n") == 2
+
+
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+def test_architectures_run(name: str) -> None:
+    model = architectures.ARCHITECTURES[name](32)
+    onnx.checker.check_model(model, full_check=True)
+    value = model.graph.input[0]
+    shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feed = {"input": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+    (output,) = session.run(None, feed)
+    assert np.isfinite(output).all() and output.std() > 0

@@ -15,6 +15,7 @@ import secateur
 from benchmarks import models
 from secateur.ir.analysis import Analysis
 from secateur.ir.io import to_proto
+from secateur.ir.naming import node_label
 from secateur.runtime.cost import CostModel, Costs
 
 from .fused_macs import fused_macs
@@ -235,6 +236,7 @@ def test_products_agree_with_costs_for_every_allocation(name: str) -> None:
     """Of units that own equally many coordinates, which ones go makes no difference."""
     found = secateur.analyze(GRAPHS[name](), dims=dict.fromkeys(INFO[name].dims, 2))
     model, rng = CostModel(found), np.random.default_rng(1)
+    sizes = np.array([len(g.units) for g in found.groups])
     for _ in range(20):
         counts = np.array([rng.integers(0, len(g.units)) for g in found.groups])
         removed = np.zeros(found.unit_count, np.bool_)
@@ -243,9 +245,19 @@ def test_products_agree_with_costs_for_every_allocation(name: str) -> None:
         costs = model.costs(removed)
         assert model.macs.total(counts) == pytest.approx(costs.macs, rel=1e-12)
         assert model.parameters.total(counts) == pytest.approx(costs.parameters, rel=1e-12)
-        back = np.minimum(counts, 2)
-        for g, gain in enumerate(model.macs.gains(counts, back)):
-            fewer = counts.copy()
-            fewer[g] -= back[g]
-            wanted = model.macs.total(fewer) - model.macs.total(counts)
-            assert gain == pytest.approx(wanted, rel=1e-9, abs=1e-6)
+        assert model.weight_bytes.total(counts) == pytest.approx(costs.weight_bytes, rel=1e-12)
+        live = model.live_bytes.each(counts[None])[0]
+        assert live.max() == pytest.approx(costs.peak_activation_bytes, rel=1e-12)
+        listed = {layer.name: layer.live_bytes for layer in costs.layers}
+        sites = {node_label(site.node): n for site, n in zip(found.sites, live, strict=True)}
+        assert all(sites[name] == pytest.approx(n, rel=1e-12) for name, n in listed.items())
+        # Two units back in every group, then one unit more, each group alone.
+        groups = np.tile(np.arange(len(counts)), 2)
+        back = np.concatenate([np.minimum(counts, 2), np.where(counts + 1 < sizes, -1, 0)])
+        fewer = counts[None] - back[:, None] * (groups[:, None] == np.arange(len(counts)))
+        wanted = model.macs.totals(fewer) - model.macs.total(counts)
+        for products in (model.macs, model.macs.merged):
+            changes = products.changes(counts, groups, back)
+            np.testing.assert_allclose(changes, wanted, rtol=1e-9, atol=1e-6)
+        each = [model.macs.total(row) for row in fewer]
+        np.testing.assert_allclose(model.macs.totals(fewer), each, rtol=1e-12)

@@ -39,8 +39,8 @@ def test_below_the_best_of_all_allocations(intervals: int) -> None:
         worse = relaxed_bound(room, gauges, np.array(sizes) - 1, intervals=intervals, seconds=10)
         assert worse.bound <= best + 1e-6 * max(best, 1), "whatever allocation is known"
         gaps.append(bound.gap)
-    # Of few units, several lie between the relaxed best and the whole one.
-    assert np.median(gaps) < (0.4 if intervals == 1 else 0.3)
+    # With so few units a step is much; wide layers come closer, below.
+    assert np.median(gaps) < 0.5
 
 
 def test_close_on_wide_layers() -> None:
