@@ -83,3 +83,15 @@ def test_probabilities_are_turned_into_logits(kind: Any) -> None:
         student, teacher = ({"z": g} for g in given)
         losses.append(float(module.Loss([target], [], 2.0, 0)(student, teacher)))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_only_values_of_both_models_are_compared() -> None:
+    """Where the value before the choice has another name in the other model, what leads to it."""
+    from secateur.runtime.torch_ops import known_operators
+
+    text = """g (float[N,8] x) => (int64[N] k) {
+        z = MatMul(x, w) r = Relu(z) k = ArgMax<axis=1, keepdims=0>(r) }"""
+    model = load_model(build(text, 20, w=normal(8, 4)))
+    known = known_operators().keys()
+    for others, value in ((None, "r"), ({"z", "r", "k"}, "r"), ({"z", "k"}, "z")):
+        assert [t.value for t in output_targets(model, known, others)] == [value]
