@@ -2,7 +2,7 @@
 
 The original is the teacher, unlabelled data the textbook: the student, the model as it has become
 in the pipeline, learns the original's outputs and some values inside that both have (see
-`targets` and `distill_loss`). The weights that were best on held-out data go back into the same
+`distill_targets`, `distill_loss`). The weights that were best on held-out data go back into the same
 graph, in their own element types; nothing else changes.
 """
 
@@ -22,11 +22,11 @@ from ..ir.constants import constants, set_constant
 from ..ir.errors import DataError, UsageError, reason
 from ..ir.flatten import flatten
 from ..ir.trainable import Trainable, trainable
-from ..runtime.drift import drift
-from ..runtime.samples import Items, Samples
+from ..runtime.output_drift import drift
+from ..runtime.items import Items, Samples
 from ..runtime.torch_support import choose_device, require_torch
 from .base import Contract, Pass, PassContext, PassResult
-from .targets import Target, blocking_node, inner_values, output_targets, value_names
+from .distill_targets import Target, blocking_node, inner_values, output_targets, value_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .targets import Target
+from .distill_targets import Target
 
 Tensors = Mapping[str, Tensor]
 _TINY = 1e-12

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.augmentation import augmented
-from ..runtime.samples import Items, Samples
+from ..runtime.items import Items, Samples
 from ..runtime.session import Array
 from ..runtime.torch_executor import TorchExecutor
 from .distill_checkpoint import Checkpoint, State

@@ -39,9 +39,9 @@ from ..ir.analysis import Analysis
 from ..ir.coupling import Indices
 from ..ir.errors import UsageError
 from ..ir.trainable import FLOATS
-from ..runtime.samples import Samples
+from ..runtime.items import Samples
 from ..runtime.torch_support import choose_device, require_torch
-from .targets import Target, blocking_node, output_targets
+from .distill_targets import Target, blocking_node, output_targets
 
 if TYPE_CHECKING:
     from torch import Tensor

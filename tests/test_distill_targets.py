@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from secateur.ir.io import load_model
-from secateur.passes.targets import Target, output_targets
+from secateur.passes.distill_targets import Target, output_targets
 
 from .pass_runs import build, normal
 

@@ -8,7 +8,7 @@ import pytest
 from secateur.ir.errors import DataError
 from secateur.ir.io import load_model
 from secateur.runtime.augmentation import augmented
-from secateur.runtime.samples import Samples
+from secateur.runtime.items import Samples
 
 from .graph_builder import Array
 from .pass_runs import build, normal

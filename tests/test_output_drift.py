@@ -7,7 +7,7 @@ import onnx_ir as oir
 import pytest
 
 from secateur.ir.io import load_model
-from secateur.runtime.drift import drift
+from secateur.runtime.output_drift import drift
 
 from .pass_runs import build
 
