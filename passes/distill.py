@@ -106,7 +106,7 @@ class Distill(Pass):
             start = time.perf_counter()
             outcome = self._train(pair, samples, (train, held), labels, context)
             seconds = time.perf_counter() - start
-        changed = store_weights(model, outcome["weights"])
+        changed = store_weights(model, flat, outcome["weights"])
         context.progress("measure", None)
         state, batches = outcome["state"], outcome["batches"]
         steps = state.step
@@ -269,13 +269,16 @@ class _Pair:
         return []
 
 
-def store_weights(model: oir.Model, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Puts arrays in the place of the model's constants of these names, rounded to their element
-    types; gives those that changed."""
+def store_weights(
+    model: oir.Model, flat: oir.Model, arrays: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Puts arrays in the place of the model's constants that have these names in its flat form,
+    rounded to their element types; gives those that changed."""
+    held = {str(value.name): tensor for value, tensor in constants(flat.graph)}
     changed: dict[str, Array] = {}
-    for value, tensor in constants(model.graph):
+    for value, tensor in list(constants(model.graph)):
         name = str(value.name)
-        if name not in arrays:
+        if name not in arrays or held[name] is not tensor:
             continue
         new = arrays[name].astype(tensor.dtype.numpy())
         if np.array_equal(new, tensor.numpy()):

@@ -66,7 +66,7 @@ def output_targets(
     beyond = _beyond(model.graph, known)
     found: dict[str, Target] = {}
     for output in model.graph.outputs:
-        for value in _differentiable(output, beyond):
+        for value in _differentiable(output, beyond, others):
             target = _target(value, model.opset_imports.get("", 1), others)
             found.setdefault(target.value, target)
     if not found:
@@ -105,8 +105,11 @@ def blocking_node(
     return None
 
 
-def _differentiable(output: oir.Value, beyond: Collection[oir.Value]) -> Iterator[oir.Value]:
-    """The value itself if a gradient may reach it, else what it is computed from."""
+def _differentiable(
+    output: oir.Value, beyond: Collection[oir.Value], others: Collection[str] | None
+) -> Iterator[oir.Value]:
+    """The value itself if a gradient may reach it, else the values of these names that it is
+    computed from."""
     front, seen = [output], {output}
     while front:
         value = front.pop()
@@ -114,6 +117,7 @@ def _differentiable(output: oir.Value, beyond: Collection[oir.Value]) -> Iterato
         if node is None or constant_tensor(value) is not None:
             continue
         real = value.dtype is None or value.dtype in FLOATS
+        real = real and (value is output or others is None or str(value.name) in others)
         if real and value not in beyond and node.op_type not in _WHOLE:
             yield value
             continue

@@ -279,7 +279,5 @@ class Training:
             kind, _, number = name.partition("/")
             if kind not in ("now", "best"):
                 parameter = self._parameters[int(number)]
-                value = torch.from_numpy(array.copy())
-                self._optimizer.state[parameter][kind] = (
-                    value.to(parameter.device) if value.ndim else value
-                )
+                value = torch.from_numpy(array.copy()).to(parameter.device)
+                self._optimizer.state[parameter][kind] = value

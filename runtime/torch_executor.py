@@ -150,6 +150,8 @@ class TorchExecutor:
 
     def _step(self, step: Step, values: dict[str, Tensor]) -> None:
         inputs = [values[name] if name else None for name in step.inputs]
+        if self.device.type != "cpu":
+            inputs = self._beside(inputs)
         try:
             if step.operator is None:
                 outputs: Any = self._control(step, inputs, values)
@@ -169,6 +171,12 @@ class TorchExecutor:
             for name, output in zip(step.outputs, outputs, strict=False):
                 if name and output is not None:
                     values[name] = output
+
+    def _beside(self, inputs: list[Tensor | None]) -> list[Tensor | None]:
+        """The inputs with the floats where the others are: those made from sizes are on the CPU."""
+        if all(t is None or t.device.type == "cpu" for t in inputs):
+            return inputs
+        return [t.to(self.device) if t is not None and t.is_floating_point() else t for t in inputs]
 
     def _control(
         self, step: Step, inputs: Sequence[Tensor | None], values: dict[str, Tensor]

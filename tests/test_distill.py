@@ -14,12 +14,12 @@ import onnx_ir as oir
 import pytest
 from onnx import numpy_helper
 
+from secateur.ir.constants import constants
 from secateur.ir.errors import DataError, UsageError
 from secateur.ir.flatten import flatten
 from secateur.ir.io import load_model, to_proto
-from secateur.ir.trainable import trainable
 from secateur.passes.base import PassContext, PassResult
-from secateur.passes.distill import Distill
+from secateur.passes.distill import Distill, store_weights
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import Prune
 
@@ -244,83 +244,6 @@ def test_time_is_up() -> None:
     assert "held out" in steps[0][0] and "loss" in steps[0][0]
 
 
-# -- what is compared -----------------------------------------------------------------------------
-
-
-def compared(body: str, shape: str = "N,4", kind: str = "float", opset: int = 20) -> list[Any]:
-    from secateur.passes.distill_targets import output_targets
-    from secateur.runtime.torch_ops import known_operators
-
-    text = f"g (float[N,8] x) => ({kind}[{shape}] y) {{ {body} }}"
-    model = load_model(build(text, opset, w=normal(8, 4)))
-    return output_targets(model, known_operators().keys())
-
-
-def test_outputs_are_compared_as_what_they_are_read() -> None:
-    def found(*arguments: Any) -> list[tuple[str, str]]:
-        return [(t.value, t.kind) for t in compared(*arguments)]
-
-    assert found("z = MatMul(x, w) y = Softmax(z)") == [("z", "logits")]
-    assert found("z = MatMul(x, w) s = LogSoftmax(z) y = Identity(s)") == [("z", "logits")]
-    assert found("z = MatMul(x, w) y = Sigmoid(z)") == [("z", "binary")]
-    assert found("y = MatMul(x, w)") == [("y", "either")]
-    assert found("z = MatMul(x, w) y = Tanh(z)") == [("y", "values")]
-    argmax = "z = MatMul(x, w) y = ArgMax<axis=1, keepdims=0>(z)"
-    assert found(argmax, "N", "int64") == [("z", "logits")]
-    unknown = "z = MatMul(x, w) r = Relu(z) q = Unsqueeze(r, a) y = Det(q)"
-    text = f"g (float[4,8] x) => (float[K] y) {{ {unknown} }}"
-    from secateur.passes.distill_targets import output_targets
-    from secateur.runtime.torch_ops import known_operators
-
-    model = load_model(build(text, 20, w=normal(8, 4), a=np.array([0], np.int64)))
-    targets = output_targets(model, known_operators().keys())
-    assert [(t.value, t.kind) for t in targets] == [("q", "values")]
-
-
-def test_softmax_before_opset_13_joins_axes() -> None:
-    (target,) = compared("z = MatMul(x, w) y = Softmax(z)", opset=11)
-    assert (target.axis, target.joint) == (1, True)
-
-
-def test_the_loss_of_logits_is_the_divergence() -> None:
-    """Written out in numpy, at temperature 3."""
-    import secateur.passes.distill_loss as module
-    from secateur.passes.distill_targets import Target
-
-    torch = pytest.importorskip("torch")
-    s, t = normal(6, 5).astype(np.float64), normal(6, 5, seed=1).astype(np.float64)
-    loss = module.Loss([Target("z", "logits")], ["v"], 3.0, 0.5, {"v": 4.0})
-    values = [{"z": torch.from_numpy(a), "v": torch.from_numpy(a)} for a in (s, t)]
-    p, q = (np.exp(a / 3) / np.exp(a / 3).sum(1, keepdims=True) for a in (t, s))
-    divergence = 9 * (p * np.log(p / q)).sum(1).mean()
-    inside = 0.5 * np.square(s - t).mean() / 4
-    assert float(loss(*values)) == pytest.approx(divergence + inside, rel=1e-9)
-    labels = np.array([0, 1, 2, 3, 4, 0])
-    plain = np.exp(s) / np.exp(s).sum(1, keepdims=True)
-    entropy = -np.log(plain[np.arange(6), labels]).mean()
-    with_labels = loss(values[0], values[1], torch.from_numpy(labels))
-    assert float(with_labels) == pytest.approx(divergence + inside + entropy, rel=1e-9)
-
-
-@pytest.mark.parametrize("kind", ["logits", "binary"])
-def test_probabilities_are_turned_into_logits(kind: Any) -> None:
-    import secateur.passes.distill_loss as module
-    from secateur.passes.distill_targets import Target
-
-    torch = pytest.importorskip("torch")
-    raw = [torch.from_numpy(normal(6, 5, seed=k).astype(np.float64)) for k in (0, 1)]
-    function = torch.sigmoid if kind == "binary" else lambda z: torch.softmax(z, -1)
-    transform: Any = "logit" if kind == "binary" else "log"
-    losses = []
-    for target, given in (
-        (Target("z", kind), raw),
-        (Target("z", kind, transform=transform), [function(z) for z in raw]),
-    ):
-        student, teacher = ({"z": g} for g in given)
-        losses.append(float(module.Loss([target], [], 2.0, 0)(student, teacher)))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-
-
 RESIDUAL = """g (float[N,3,8,8] x) => (float[N,5] y) {
     s = Conv<pads=[1,1,1,1]>(x, w0) a = Conv<pads=[1,1,1,1]>(s, w1) r = Relu(a)
     b = Conv<pads=[1,1,1,1]>(r, w2) t = Add(s, b) p = GlobalAveragePool(t) f = Flatten(p)
@@ -476,43 +399,6 @@ def test_another_original(tmp_path: Path) -> None:
         PassManager([options]).run(load_model(smaller), context(x))
 
 
-# -- which weights --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "left"),
-    [
-        ("unet_resize", {"scales"}),
-        ("residual_projected", {"n_m", "n_v"}),
-        ("qdq", {"s1", "s2", "sb1", "sb2"}),
-    ],
-)
-def test_what_states_something_is_no_weight(name: str, left: set[str]) -> None:
-    model = load_model(GRAPHS[name]())
-    found = trainable(model, flatten(model))
-    assert set(found.left) == left
-    assert found.weights and not left & set(found.weights)
-
-
-def test_masks_and_numbers_are_no_weights() -> None:
-    text = """g (float[N,4] x) => (float[N,4] y) {
-        a = Add(x, mask) h = Mul(a, half) p = Pow(h, exponents) c = Add(p, weight)
-        y = Mul(c, beyond) }"""
-    model = load_model(
-        build(
-            text,
-            mask=np.array([0, 0, -np.inf, 0], np.float32),
-            half=np.array(0.5, np.float32),
-            exponents=np.array([2, 2, 1, 1], np.float32),
-            weight=normal(4),
-            beyond=np.array([1, 1e5, 1, 1], np.float32),
-        )
-    )
-    found = trainable(model, model)
-    assert set(found.weights) == {"weight"}
-    assert set(found.left) == {"mask", "exponents", "beyond"}
-
-
 @pytest.mark.parametrize("name", ["computed_attention", "gru_bidirectional", "if_convolutions"])
 def test_other_architectures_learn(name: str) -> None:
     """Weights that are off by a tenth come back nearer to those of the original."""
@@ -533,3 +419,33 @@ def test_other_architectures_learn(name: str) -> None:
     options = Distill(epochs=20, batch_size=4, learning_rate=2e-3)
     result = PassManager([options]).run(load_model(student), context).results[0]
     assert result.statistics["drift"] < 0.8 * result.statistics["drift-before"]
+
+
+def test_equal_names_in_two_branches_are_two_weights() -> None:
+    """Both branches call their weight k; only what was trained is stored, each in its place."""
+    model = GRAPHS["if_names_reused"]()
+    flat = flatten(load_model(model))
+    arrays = {
+        str(v.name): t.numpy() + 1
+        for v, t in constants(flat.graph)
+        if t.dtype == oir.DataType.FLOAT
+    }
+    changed = load_model(model)
+    store_weights(changed, flatten(changed), arrays)
+    before, after = (
+        {
+            str(v.name): t.numpy()
+            for v, t in constants(flatten(m).graph)
+            if t.dtype == oir.DataType.FLOAT
+        }
+        for m in (load_model(model), changed)
+    )
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        assert np.array_equal(after[name], array + 1) or np.array_equal(after[name], array)
+
+
+def floats(model: oir.Model) -> dict[str, Array]:
+    """The float32 constants of the flat form."""
+    found = constants(flatten(model).graph)
+    return {str(v.name): t.numpy() for v, t in found if t.dtype == oir.DataType.FLOAT}

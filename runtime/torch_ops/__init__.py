@@ -7,6 +7,7 @@ when there is none.
 from __future__ import annotations
 
 from . import (
+    attention,
     contrib,
     convolution,
     elementwise,
@@ -27,6 +28,7 @@ from .registry import Call, Operator, known_operators, operator
 __all__ = [
     "Call",
     "Operator",
+    "attention",
     "contrib",
     "convolution",
     "elementwise",

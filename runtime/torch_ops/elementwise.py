@@ -192,6 +192,11 @@ def where(call: Call, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(condition, a, b)
 
 
+@operator("SwiGLU")
+def swiglu(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    return a * torch.sigmoid(call.get("alpha", 1.0) * a) * b
+
+
 # -- any number of operands -----------------------------------------------------------------------
 
 _VARIADIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -36,7 +36,8 @@ _COMPUTED: dict[torch.dtype, int] = {
 def _spread(call: Call, vector: Tensor, x: Tensor) -> Tensor:
     """A scale or zero point in a shape that broadcasts with the data."""
     if vector.numel() == 1 and vector.ndim <= 1:
-        return vector.reshape(())
+        return vector.reshape(()).to(x.device)
+    vector = vector.to(x.device)
     axis = axis_of(call.get("axis", 1), x.ndim)
     block = call.get("block_size", 0)
     if block:
@@ -66,10 +67,10 @@ def quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
 @operator("DequantizeLinear")
 @operator("DequantizeLinear", domain="com.microsoft")
 def dequantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    steps = x.to(scale.dtype)
+    steps = x.to(scale.device, scale.dtype)
     if zero is not None:
-        steps = steps - _spread(call, zero, x).to(scale.dtype)
-    return steps * _spread(call, scale, x)
+        steps = steps - _spread(call, zero, steps).to(scale.dtype)
+    return steps * _spread(call, scale, steps)
 
 
 @operator("DynamicQuantizeLinear")
