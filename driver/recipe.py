@@ -45,8 +45,9 @@ def prune_recipe(
     """
     refit = calibrated if recover is None else recover
     learned = refit and calibrated
-    options["criterion"] = criterion or ("reconstruction" if learned else "l2")
-    options["scope"] = scope or ("global" if learned else "local")
+    by_data = ("reconstruction", "global") if learned else ("l2", "local")
+    options["criterion"] = by_data[0] if criterion is None else criterion
+    options["scope"] = by_data[1] if scope is None else scope
     whole = _made(Prune, options)
     count = steps if steps is not None else (STEPS if learned and _in_shares(whole) else 1)
     if count < 1:

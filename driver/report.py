@@ -225,6 +225,7 @@ def _slices(slices: Sequence[Slice]) -> list[dict[str, Any]]:
 
 def _warnings(result: PruneResult, prunings: Sequence[Pruning], whole: _Whole) -> list[str]:
     found = [warning for p in prunings for warning in (*p.analysis.warnings, *p.notes)]
+    found += [note for r in result.results for note in r.details.get("notes", ())]
     if result.certificate is not None:
         found += result.certificate.notes
     if not whole.removed.complete:

@@ -85,7 +85,8 @@ def show_result(result: PruneResult, output: Path) -> None:
     groups = [g for g in report["groups"] if g["removed"]]
     if groups:
         gone = sum(g["removed"] for g in groups)
-        out.print(f"removed {gone} units from {len(groups)} of {len(report['groups'])} groups")
+        names = [len({g["name"] for g in some}) for some in (groups, report["groups"])]
+        out.print(f"removed {gone} units from {names[0]} of {names[1]} groups")
     if report["stored"]:
         out.print(f"stored {_weights(len(report['stored']))} computed from constants")
     if result.certificate is not None:
@@ -94,7 +95,7 @@ def show_result(result: PruneResult, output: Path) -> None:
         if "drift-before" in step["statistics"]:
             before, after = (step["statistics"][k] for k in ("drift-before", "drift"))
             out.print(
-                f"{step['pass']}: outputs off by {before:.2g} of their spread, now {after:.2g}"
+                f"{step['pass']}: outputs off by {before:.2g} of their spread, now by {after:.2g}"
             )
     if report["timing"] is None and not result.passes:
         out.print("no pass was run")

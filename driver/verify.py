@@ -134,7 +134,7 @@ def _last_pruning(passes: Sequence[Pass]) -> int:
     pruning = [k for k, p in enumerate(passes) if p.contract is Contract.MASKS]
     if not pruning or any(p.contract is Contract.APPROXIMATES and not p.refits for p in passes):
         raise DataError(
-            "only a pipeline of passes that prune, preserve the outputs or refit weights can be"
+            "only a pipeline of passes that prune or preserve the outputs, or refit weights, can be"
             " proved again from files"
         )
     return pruning[-1]

@@ -35,8 +35,8 @@ class LinearLayer:
 
     ``weight`` and ``bias`` are constants: of floats, or of the integers that a DequantizeLinear
     reads; ``bias`` is None where the node has none. ``input`` is the activation, ``output`` the
-    value in which the bias is in: for a MatMul whose only reader adds a constant vector, what that
-    reader gives. What a recurrent node adds to its state is nobody's output: see `is_recurrent`.
+    value in which the bias is in: where the only reader of the node adds a constant to every
+    channel, what that reader gives. What a recurrent node adds to its state is nobody's output: see `is_recurrent`.
     """
 
     node: oir.Node
@@ -170,12 +170,13 @@ def _layer(node: oir.Node) -> LinearLayer | None:
         return None
     if bias is None and _input(node, _bias_number(node)) is not None:
         return None
-    output = node.outputs[0]
-    if node.op_type == "MatMul":
-        output, bias = _added(output, _shape(weight)[1])
-    elif bias is not None and node.op_type not in _RECURRENT and not _is_vector(bias):
+    if bias is not None and node.op_type not in _RECURRENT and not _is_vector(bias):
         return None
-    return LinearLayer(node, x, output, weight, bias)
+    layer = LinearLayer(node, x, node.outputs[0], weight, bias)
+    if bias is None and node.op_type in ("MatMul", *_CONVOLUTIONS):
+        output, bias = _added(layer)
+        return LinearLayer(node, x, output, weight, bias)
+    return layer
 
 
 def _bias_number(node: oir.Node) -> int:
@@ -194,17 +195,25 @@ def _is_odd(node: oir.Node) -> bool:
     return "output_shape" in node.attributes
 
 
-def _added(output: oir.Value, size: int) -> tuple[oir.Value, oir.Value | None]:
-    """What a matrix product becomes when all that reads it adds a vector of ``size`` numbers."""
+def _added(layer: LinearLayer) -> tuple[oir.Value, oir.Value | None]:
+    """What a layer's output becomes when all that reads it adds one number to every channel."""
+    output = layer.node.outputs[0]
     readers = tuple(output.uses())
     if len(readers) == 1 and not output.is_graph_output():
         node = readers[0][0]
         if node.op_type == "Add" and node.domain in ("", "ai.onnx"):
             other = next((v for v in node.inputs if v is not output), None)
             constant = _constant(other)
-            if constant is not None and _is_vector(constant) and _shape(constant)[-1] == size:
+            shape = (layer.outputs, *(1 for _ in layer.kernel))
+            if constant is not None and _without_ones(_shape(constant)) == shape:
                 return node.outputs[0], constant
     return output, None
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without the axes of one element in front."""
+    first = next((k for k, size in enumerate(shape) if size != 1), len(shape))
+    return shape[first:]
 
 
 def _is_vector(constant: oir.Value) -> bool:

@@ -13,7 +13,8 @@ import onnx_ir as oir
 from ..ir.constants import constant_tensor, tensor_shape
 from ..ir.linear import LinearLayer
 from .base import PassContext
-from .stored_weights import numbers, stored_as
+from .requantise import stored
+from .stored_weights import numbers
 
 if TYPE_CHECKING:
     from ..runtime.session import Array, Feed
@@ -85,12 +86,14 @@ def start_weights(layer: LinearLayer) -> Matrix:
 
 def stored_weights(layer: LinearLayer, weights: Matrix) -> dict[str, Array]:
     """The layer's constants, by name, with other numbers, [groups, columns + 1, outputs / groups]:
-    in the types and shapes, and with the scales, that they are stored with."""
-    found = [(layer.weight, layer.stored(weights[:, :-1]))]
+    in the types and shapes that they are stored with, and of quantised ones the scales that had to
+    grow."""
+    real = _shaped(layer.weight, layer.stored(weights[:, :-1]))
+    arrays, factor = stored(layer.weight, real)
     if layer.bias is not None:
         row = layer.stored_bias(weights[:, -1].ravel(), _doubles(layer.bias))
-        found.append((layer.bias, row))
-    return {str(value.name): stored_as(value, _shaped(value, array)) for value, array in found}
+        arrays |= stored(layer.bias, _shaped(layer.bias, row), factor)[0]
+    return arrays
 
 
 def _shaped(value: oir.Value, array: Matrix) -> Matrix:

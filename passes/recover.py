@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 RECTIFIED = 3
 """How often targets below zero are asked anew."""
+_NOISE = (
+    "weights were refitted to noise, for want of calibration data: how far the outputs are off is"
+    " measured on noise too, and real data would bring more"
+)
 UNTOUCHED = 1e-9
 """A layer whose error is at most this share of its target's variance is left as it is."""
 
@@ -103,7 +107,11 @@ class Recover(Pass):
                 "drift-before": drifts[0],
                 "drift": drifts[1] if better else drifts[0],
             },
-            {"fits": fits, "refitted": sorted(walk.found) if better else []},
+            {
+                "fits": fits,
+                "refitted": sorted(walk.found) if better else [],
+                "notes": [_NOISE] if self.data == "noise" else [],
+            },
         )
 
 

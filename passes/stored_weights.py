@@ -43,31 +43,6 @@ def numbers(value: oir.Value) -> Numbers:
     return array
 
 
-def stored_as(value: oir.Value, real: Numbers) -> npt.NDArray[np.generic]:
-    """Other real numbers for a constant, as it stores them: in its element type, and where a
-    DequantizeLinear reads it, as the nearest steps of the scale that is there.
-
-    Raises ValueError for other stored forms (see `READERS`).
-    """
-    tensor = constant_tensor(value)
-    assert tensor is not None
-    readers = [node for node, index in value.uses() if index in READERS.get(node.op_type, {})]
-    if readers:
-        node = readers[0]
-        if node.op_type != "DequantizeLinear":
-            raise ValueError(f"'{value.name}' is stored for {node.op_type}")
-        axis, block = attribute_int(node, "axis", 1), attribute_int(node, "block_size", 0)
-        scale, zero = _input(node, 1), _input(node, 2)
-        assert scale is not None
-        real = real / _spread(scale, real.shape, axis, block)
-        if zero is not None:
-            real = real + _spread(zero, real.shape, axis, block)
-        bits, signed = tensor.dtype.bitwidth, tensor.dtype.is_signed()
-        low = -(2 ** (bits - 1)) if signed else 0
-        real = np.clip(np.rint(real), low, low + 2**bits - 1)
-    return np.asarray(real).astype(tensor.dtype.numpy())
-
-
 def _linear(scale: int | None, zero: int, axis: int | None) -> Reader:
     """(q - zero) * scale: the numbers of these inputs, and the axis along which vectors run (None:
     an attribute says it)."""
@@ -79,13 +54,13 @@ def _linear(scale: int | None, zero: int, axis: int | None) -> Reader:
         block = attribute_int(node, "block_size", 0)
         point, factor = (_input(node, k) for k in (zero, scale))
         if point is not None:
-            array = array - _spread(point, array.shape, along, block)
-        return array if factor is None else array * _spread(factor, array.shape, along, block)
+            array = array - spread(point, array.shape, along, block)
+        return array if factor is None else array * spread(factor, array.shape, along, block)
 
     return read
 
 
-def _spread(parameter: Numbers, shape: tuple[int, ...], axis: int, block: int) -> Numbers:
+def spread(parameter: Numbers, shape: tuple[int, ...], axis: int, block: int) -> Numbers:
     """A scale or zero point (per tensor, axis or block) as it meets a tensor of ``shape``."""
     axis = axis if len(shape) > 1 else 0
     if parameter.size == 1:

@@ -2,7 +2,8 @@
 
 The nodes run in the order of the graph, some at a time, in ONNX Runtime. What is held between two
 stops are the values that later nodes read, or that the caller has asked to keep: of a chain of
-layers only one activation is ever in memory.
+layers only one activation is ever in memory. Nodes over constants alone (dequantised weights) run
+with whatever reads them, so that their constants may change until then.
 """
 
 from __future__ import annotations
@@ -42,15 +43,18 @@ class Stepwise:
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.position = 0
         self.nodes: list[onnx.NodeProto] = []
-        for node in model.graph.node:
+        self._constant: dict[str, int] = {}
+        for number, node in enumerate(model.graph.node):
             tensor = constant_tensor(node)
-            if tensor is None:
-                self.nodes.append(node)
-            else:
+            if tensor is not None:
                 stored = onnx.TensorProto()
                 stored.CopyFrom(tensor)
                 stored.name = node.output[0]
                 self.weights[stored.name] = stored
+            elif self._is_constant(node):
+                self._constant.update(dict.fromkeys(node.output, number))
+            else:
+                self.nodes.append(node)
         self._reads = [node_reads(node) for node in self.nodes]
         self._last = {name: k for k, names in enumerate(self._reads) for name in names}
         self._made_at = {
@@ -92,9 +96,16 @@ class Stepwise:
             return
         nodes = self.nodes[self.position : stop]
         read = set[str]().union(*self._reads[self.position : stop])
+        nodes = [*self._constants_of(read), *nodes]
+        read = set[str]().union(*map(node_reads, nodes))
         made = [name for node in nodes for name in node.output if name]
         self.position = stop
-        makes = [name for name in made if name in self.keep or self._last.get(name, -1) >= stop]
+        makes = [
+            name
+            for name in made
+            if name not in self._constant
+            and (name in self.keep or self._last.get(name, -1) >= stop)
+        ]
         if makes:
             segment = Segment(
                 tuple(nodes),
@@ -111,6 +122,23 @@ class Stepwise:
                     raise CertificateError("a value that is no tensor cannot be held between nodes")
                 values.update(found)
         self._release()
+
+    def _is_constant(self, node: onnx.NodeProto) -> bool:
+        """Whether a node reads constants alone, as DequantizeLinear may, and gives no output."""
+        reads = node_reads(node) - {""}
+        return (
+            bool(reads)
+            and all(name in self.weights or name in self._constant for name in reads)
+            and not self.keep.intersection(node.output)
+        )
+
+    def _constants_of(self, read: set[str]) -> list[onnx.NodeProto]:
+        """The nodes over constants that these values come from, in the order of the graph."""
+        nodes, wanted, front = self.model.graph.node, set[int](), set(read)
+        while found := {self._constant[n] for n in front if n in self._constant} - wanted:
+            wanted |= found
+            front = set[str]().union(*(node_reads(nodes[number]) for number in found))
+        return [nodes[number] for number in sorted(wanted)]
 
     def _release(self) -> None:
         for values in self.values:

@@ -205,3 +205,24 @@ def test_a_sum_that_somebody_else_reads_too_has_no_bias() -> None:
     )
     layer = only(model)
     assert layer.bias is None and layer.output.name == "z"
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1)])
+def test_a_bias_that_is_added_behind_a_convolution(shape: tuple[int, ...]) -> None:
+    model = build(
+        "g (float[2, 3, 6, 6] x) => (float[2, 4, 4, 4] y) { z = Conv(x, w) y = Add(z, b) }",
+        w=random((4, 3, 3, 3)),
+        b=random(shape, 1),
+    )
+    layer, x = only(model), random((2, 3, 6, 6))
+    assert layer.output.name == "y"
+    check(layer, x, run(model, {"x": x})[0])
+
+
+def test_what_is_added_along_another_axis_is_no_bias() -> None:
+    model = build(
+        "g (float[2, 3, 6, 6] x) => (float[2, 4, 4, 4] y) { z = Conv(x, w) y = Add(z, b) }",
+        w=random((4, 3, 3, 3)),
+        b=random((4,), 1),
+    )
+    assert only(model).bias is None

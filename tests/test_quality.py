@@ -89,7 +89,13 @@ def mean_cosine(a: Array, b: Array) -> float:
 def test_cosine_holds_on_the_data(floor: float, scope: Any) -> None:
     model, data = mlp(6, 40, 50, 5), samples()
     result = secateur.prune(
-        model, min_quality=floor, calibration=data, scope=scope, dims={"N": 4}, bench=False
+        model,
+        min_quality=floor,
+        recover=False,
+        calibration=data,
+        scope=scope,
+        dims={"N": 4},
+        bench=False,
     )
     reached = mean_cosine(outputs(result.original, data), outputs(result.model, data))
     assert reached >= floor - 1e-6
@@ -103,7 +109,13 @@ def test_cosine_holds_on_the_data(floor: float, scope: Any) -> None:
 def test_top1_holds_on_the_data() -> None:
     model, data = mlp(6, 40, 50, 5), samples(64)
     result = secateur.prune(
-        model, min_quality=0.9, metric="top1", calibration=data, dims={"N": 8}, bench=False
+        model,
+        min_quality=0.9,
+        metric="top1",
+        recover=False,
+        calibration=data,
+        dims={"N": 8},
+        bench=False,
     )
     chosen = [outputs(m, data).argmax(1) for m in (result.original, result.model)]
     agreement = float((chosen[0] == chosen[1]).mean())
@@ -125,7 +137,12 @@ def test_a_metric_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     monkeypatch.chdir(tmp_path)
     model, data = mlp(6, 40, 50, 5), samples()
-    options: dict[str, Any] = {"calibration": data, "dims": {"N": 4}, "bench": False}
+    options: dict[str, Any] = {
+        "recover": False,
+        "calibration": data,
+        "dims": {"N": 4},
+        "bench": False,
+    }
     result = secateur.prune(model, min_quality=-60.0, metric="my_metric:closeness", **options)
     gap = np.abs(outputs(result.original, data) - outputs(result.model, data)).max()
     assert 0 < gap <= 60 + 1e-3
@@ -154,7 +171,12 @@ def test_data_is_needed_but_for_the_cosine() -> None:
 
 def test_beside_a_budget_the_quality_must_hold() -> None:
     model, data = mlp(6, 40, 50, 5), samples()
-    options: dict[str, Any] = {"calibration": data, "dims": {"N": 4}, "bench": False}
+    options: dict[str, Any] = {
+        "recover": False,
+        "calibration": data,
+        "dims": {"N": 4},
+        "bench": False,
+    }
     result = secateur.prune(model, macs=0.9, min_quality=0.5, **options)
     reached = {t["target"]: t["reached"] for t in result.results[0].details["targets"]}
     assert reached["macs"] <= 0.9 * counted_macs(model, {"N": 4}) and reached["min-quality"] >= 0.5

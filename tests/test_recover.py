@@ -65,6 +65,15 @@ def pruned(original: onnx.ModelProto, pipeline: str, **options: Any) -> secateur
     return secateur.run(original, pipeline, bench=False, threads=1, **options)
 
 
+def check_drifts(
+    alone: secateur.PruneResult, both: secateur.PruneResult, original: onnx.ModelProto, x: Array
+) -> None:
+    """What the pass says is what the model that was written does."""
+    statistics = both.results[-1].statistics
+    assert statistics["drift"] == pytest.approx(error(both.model, original, x), rel=0.02)
+    assert statistics["drift-before"] == pytest.approx(error(alone.model, original, x), rel=0.02)
+
+
 def test_a_residual_block_comes_back() -> None:
     """On samples that nobody fitted to, recovery leaves a fraction of the error."""
     original, fresh = residual(), samples(64, seed=1)
@@ -72,11 +81,7 @@ def test_a_residual_block_comes_back() -> None:
     alone = pruned(original, "prune{ratio=0.4}", calibration=data)
     both = pruned(original, "prune{ratio=0.4},recover", calibration=data)
     assert error(both.model, original, fresh) < 0.35 * error(alone.model, original, fresh)
-    statistics = both.results[-1].statistics
-    assert statistics["drift"] == pytest.approx(error(both.model, original, data["x"]), rel=0.02)
-    assert statistics["drift-before"] == pytest.approx(
-        error(alone.model, original, data["x"]), rel=0.02
-    )
+    check_drifts(alone, both, original, data["x"])
 
 
 def test_only_numbers_change() -> None:
@@ -161,6 +166,7 @@ def test_forms_of_layers(form: str) -> None:
     data = samples(200, 0, shape)
     alone = pruned(original, "prune{ratio=0.4}", calibration={"x": data})
     both = pruned(original, "prune{ratio=0.4},recover", calibration={"x": data})
+    check_drifts(alone, both, original, data)
     fresh = samples(64, 1, shape)
     assert error(both.model, original, fresh) < 0.6 * error(alone.model, original, fresh)
 
@@ -214,6 +220,7 @@ def test_quantised_weights_are_rounded_to_their_steps() -> None:
     both = pruned(original, "prune{ratio=0.4},recover", calibration={"x": data})
     assert "p" in both.results[-1].details["refitted"]
     assert to_proto(both.model).graph.initializer[0].data_type == onnx.TensorProto.INT8
+    check_drifts(alone, both, original, data)
     fresh = samples(64, 1, (4, 8, 8))
     assert error(both.model, original, fresh) < 0.6 * error(alone.model, original, fresh)
 

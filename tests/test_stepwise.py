@@ -79,3 +79,20 @@ def test_fewer_feeds_where_memory_is_short() -> None:
     assert len(fitting([model()], one, most * 4)) == 4
     assert len(fitting([model(), model()], one, most * 4)) == 2
     assert len(fitting([model()], one, 1)) == 1
+
+
+def test_constants_of_nodes_over_constants_can_change_until_somebody_reads_them() -> None:
+    rng = np.random.default_rng(0)
+    made = build(
+        "g (float[N, 4] x) => (float[N, 3] y) {"
+        " v = DequantizeLinear(q, s) a = MatMul(x, w) t = Transpose(v) y = MatMul(a, t) }",
+        q=rng.integers(-9, 9, (3, 6)).astype(np.int8),
+        s=np.array(0.5, np.float32),
+        w=rng.standard_normal((4, 6)).astype(np.float32),
+    )
+    steps = Stepwise(made, feeds())
+    steps.get("a")
+    assert set(steps.values[0]) == {"a"}
+    steps.set_weight("s", np.array(2.0, np.float32))
+    for feed, found in zip(feeds(), steps.get("y"), strict=True):
+        np.testing.assert_allclose(found, 4 * run(made, feed)[0], rtol=1e-5, atol=1e-5)
