@@ -36,7 +36,8 @@ class LinearLayer:
     ``weight`` and ``bias`` are constants: of floats, or of the integers that a DequantizeLinear
     reads; ``bias`` is None where the node has none. ``input`` is the activation, ``output`` the
     value in which the bias is in: where the only reader of the node adds a constant to every
-    channel, what that reader gives. What a recurrent node adds to its state is nobody's output: see `is_recurrent`.
+    channel, what that reader gives. What a recurrent node adds to its state is nobody's output: see
+    `is_recurrent`.
     """
 
     node: oir.Node
