@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 from onnx import numpy_helper
-
-from secateur.ir.errors import UsageError
 
 from .graph_builder import bn, build, net, norm
 from .pass_runs import Array, normal
@@ -384,12 +381,6 @@ def test_quantised_weights() -> None:
 
 
 # -- interface ------------------------------------------------------------------------------------
-
-
-def test_sizes_are_asked_for() -> None:
-    model = network("(float[A, B] x, float[B, C] z) => (float[A, C] y)", "y = MatMul(x, z)")
-    with pytest.raises(UsageError, match="symbolic dimensions without a size"):
-        reduced(model)
 
 
 def test_scalars_that_stay_scalars() -> None:
