@@ -56,10 +56,13 @@ class Consumer:
             costs[rows] += np.einsum("ukm,ukm->u", weights, np.linalg.solve(block, weights))
         return costs * self.scale
 
-    def remove(self, unit: int) -> None:
-        """Takes one unit out, and refits the rest."""
-        for group, _, own in self._blocks(np.array([unit])):
-            inverse, weights, gone = self.inverse[group], self.weights[group], own[0]
+    def remove(self, units: Indices) -> None:
+        """Takes some units out, and refits the rest."""
+        width = self.inverse.shape[1]
+        columns = self.columns[units].ravel()
+        for group in np.unique(columns // width):
+            gone = columns[columns // width == group] % width
+            inverse, weights = self.inverse[group], self.weights[group]
             left = np.linalg.solve(inverse[np.ix_(gone, gone)], inverse[gone]).T
             weights -= left @ weights[gone]
             inverse -= left @ inverse[gone]
@@ -101,9 +104,9 @@ def growth(consumers: Sequence[Consumer], count: int) -> Iterator[tuple[int, flo
     while len(left):
         costs = np.sum([consumer.costs(left) for consumer in consumers], axis=0)
         chosen = np.argsort(costs, kind="stable")[:together]
+        for consumer in consumers:
+            consumer.remove(left[chosen])
         for unit, cost in zip(left[chosen], costs[chosen], strict=True):
             highest = max(highest, float(cost))
-            for consumer in consumers:
-                consumer.remove(int(unit))
             yield int(unit), highest
         left = np.delete(left, chosen)

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 RIDGE = 1e-4
 """Added to the diagonal of Gram matrices, in shares of its mean."""
 SAMPLES = 1024
-"""Of the calibration data, so many are looked at, and `MEASURED` run to measure what counts."""
-MEASURED = 128
+"""Of the calibration data, so many are looked at. To measure what counts, `MEASURED` are run for
+every group, or as many, but no fewer than `LEAST`, as `WORK` multiply-accumulates allow."""
+MEASURED, LEAST, WORK = 128, 16, 2e12
 MEMORY = 4e9
 """Bytes of activations held at most."""
 
@@ -60,7 +61,8 @@ def reconstruction(analysis: Analysis, scoring: Scoring) -> Scores:
     waiting: dict[int, list[Consumer]] = {group: [] for group in readers}
     with runnable(analysis.model) as (proto,), one_blas_thread():
         feeds = fitting([proto], batches(proto, context, SAMPLES), MEMORY, context.threads)
-        measure = _Measure(proto, feeds, context.threads)
+        few = batches(proto, context, _measured(analysis, feeds[0]))
+        measure = _Measure(proto, few, context.threads)
         steps = Stepwise(proto, feeds, threads=context.threads)
         order = sorted(by_layer, key=steps.position_of)
         for number, name in enumerate(order):
@@ -100,6 +102,16 @@ def _readers(analysis: Analysis) -> Readers:
         for group in _groups_of(analysis, analysis.units_of(axis)):
             counts[group] = counts.get(group, 0) + 1
     return {group: pairs for group, pairs in found.items() if len(pairs) == counts.get(group)}
+
+
+def _measured(analysis: Analysis, feed: Feed) -> int:
+    """How many samples are run for every group."""
+    from ..runtime.cost import CostModel
+
+    binding = analysis.facts[0].types
+    sizes = [binding[name][1][0] for name, a in feed.items() if a.ndim and name in binding]
+    each = CostModel(analysis).costs().macs / max(sizes, default=1) * len(analysis.groups)
+    return int(min(max(WORK / max(each, 1), LEAST), MEASURED))
 
 
 def _groups_of(analysis: Analysis, units: npt.NDArray[np.int64] | None) -> list[int]:
@@ -177,9 +189,7 @@ class _Measure:
     """How far a model's outputs move when the model changes."""
 
     def __init__(self, model: onnx.ModelProto, feeds: Sequence[Feed], threads: int) -> None:
-        self.model, self.threads = model, threads
-        each = max((len(array) for array in feeds[0].values() if array.ndim), default=1)
-        self.feeds = feeds[: max(1, MEASURED // max(each, 1))]
+        self.model, self.feeds, self.threads = model, feeds, threads
         self.wanted = self._outputs(model)
 
     def lost(self, model: onnx.ModelProto) -> float:
