@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,93 +17,28 @@ import onnx_ir as oir
 
 from ..ir import rewrite as _rewrite
 from ..ir.analysis import Analysis
-from ..ir.coupling import Flags
 from ..ir.errors import CertificateError, UsageError
-from ..ir.io import load_model, save_model
+from ..ir.io import load_model
 from ..ir.rewrite import Rewritten
 from ..passes import computed_weights as _analysis
-from ..passes.base import Pass, PassContext, PassResult
+from ..passes.base import Pass, PassContext
 from ..passes.choose import choose
 from ..passes.criteria import score_units
 from ..passes.proof import Points
-from ..passes.prune import Prune, Pruning
+from ..passes.prune import Prune
 from ..passes.scoring import Combine, Normalize, Scoring
-from ..runtime.benchmark import Speedup, Timing
+from ..runtime.benchmark import Speedup
 from ..runtime.certificate import Certificate
 from ..runtime.packing import Packed as Packed
 from .context import Calibration, Progress, check_threads, pass_context
 from .packing import pack_calibration as pack_calibration
+from .results import Bench as Bench
+from .results import Plan as Plan
+from .results import PruneResult as PruneResult
 from .sensitivity import Sensitivity as Sensitivity
 from .sensitivity import sensitivity as sensitivity
 
 Source = str | os.PathLike[str] | onnx.ModelProto | oir.Model
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which units go: ``removed`` is bool[unit_count] over the units of ``analysis``."""
-
-    analysis: Analysis
-    removed: Flags
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Timings of two models in one interleaved run, and their ratio."""
-
-    original: Timing
-    candidate: Timing
-    speedup: Speedup
-    threads: int
-
-
-@dataclass
-class PruneResult:
-    """The pruned model with its proof. ``report`` is a dictionary of JSON values; see
-    docs/report.md."""
-
-    model: oir.Model
-    original: oir.Model
-    passes: tuple[Pass, ...]
-    results: tuple[PassResult, ...]
-    bench: Bench | None
-    report: dict[str, Any] = field(default_factory=dict)
-    source: Path | None = None
-
-    @property
-    def certificate(self) -> Certificate | None:
-        """The certificate of the last pruning pass; None when no pass removed anything."""
-        found = [r.certificate for r in self.results if r.certificate is not None]
-        return found[-1] if found else None  # type: ignore[return-value]
-
-    @property
-    def points(self) -> Points | None:
-        """Where the original is masked for that certificate."""
-        found = [r.details["points"] for r in self.results if "points" in r.details]
-        return found[-1] if found else None
-
-    @property
-    def pruning(self) -> Pruning | None:
-        """What the last pruning pass did."""
-        found = [r.details["pruning"] for r in self.results if "pruning" in r.details]
-        return found[-1] if found else None
-
-    def save(
-        self, path: str | os.PathLike[str], report: str | os.PathLike[str] | None = None
-    ) -> None:
-        """Writes the model (and the report as JSON), each whole or not at all.
-
-        Raises UsageError when a file cannot be written, or when it is one that the original was
-        read from: without it nothing could be verified any more.
-        """
-        from .overwrite import refuse_overwriting
-        from .report import describe_files, write_report
-
-        if self.source is not None:
-            refuse_overwriting(self.source, self.original, Path(path))
-        self.report["pruned"] = describe_files(save_model(self.model, path))
-        if report is not None:
-            write_report(self.report, report)
 
 
 def load(source: Source) -> oir.Model:
@@ -303,41 +237,45 @@ def prune(
     """
     from .recipe import prune_recipe
 
-    passes = prune_recipe(
-        calibrated=calibration is not None,
-        recover=recover,
-        steps=steps,
-        distill=distill,
-        ratio=ratio,
-        macs=macs,
-        params=params,
-        size=size,
-        memory=memory,
-        latency=latency,
-        latency_ms=latency_ms,
-        min_quality=min_quality,
-        metric=metric,
-        criterion=criterion,
-        combine=combine,
-        normalize=normalize,
-        scope=scope,
-        round_to=round_to,
-        protect=(protect,) if isinstance(protect, str) else tuple(protect),
-        max_ratio=max_ratio,
-        min_channels=min_channels,
-        inexact=inexact,
-        carrier=carrier,
-    )
-    return run(
-        source,
-        passes,
-        dims=dims,
-        calibration=calibration,
-        threads=threads,
-        seed=seed,
-        bench=bench,
-        progress=progress,
-    )
+    targets: dict[str, Any] = {"ratio": ratio, "macs": macs, "params": params, "size": size}
+    targets |= {"memory": memory, "latency": latency, "latency_ms": latency_ms}
+    shared: dict[str, Any] = {"dims": dims, "calibration": calibration, "threads": threads}
+    shared |= {"seed": seed, "progress": progress}
+
+    def recipe(**changed: Any) -> list[Pass]:
+        return prune_recipe(
+            calibrated=calibration is not None,
+            recover=recover,
+            steps=steps,
+            distill=distill,
+            metric=metric,
+            criterion=criterion,
+            combine=combine,
+            normalize=normalize,
+            scope=scope,
+            round_to=round_to,
+            protect=(protect,) if isinstance(protect, str) else tuple(protect),
+            max_ratio=max_ratio,
+            min_channels=min_channels,
+            inexact=inexact,
+            carrier=carrier,
+            **(targets | changed),
+        )
+
+    if min_quality is None or calibration is None or recover is False:
+        return run(source, recipe(min_quality=min_quality), bench=bench, **shared)
+    from ..passes.quality import Judge
+    from .quality import check_quality, least_share
+
+    recipe(min_quality=min_quality)  # options out of range are said before the work
+    model = load_model(source)
+    judge = Judge(model, metric, pass_context(model, dims, calibration, threads, seed, progress))
+    alone = all(value is None for value in targets.values())
+    if alone:
+        targets["macs"] = least_share(
+            lambda share: run(source, recipe(macs=share), bench=False, **shared), judge, min_quality
+        )
+    return check_quality(run(source, recipe(), bench=bench, **shared), judge, min_quality, alone)
 
 
 def run(

@@ -26,7 +26,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from .api import PruneResult
+    from .results import PruneResult
 
 
 def prune(

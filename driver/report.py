@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from ..passes.prune import Pruning
     from ..runtime.benchmark import Timing
     from ..runtime.cost import Costs
-    from .api import Bench, PruneResult, Source
+    from .api import Source
     from .origin import Removed
+    from .results import Bench, PruneResult
 
 VERSION = 1
 """Version of the report's schema; it changes when a field changes its meaning or goes."""

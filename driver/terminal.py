@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from .api import PruneResult
     from .context import Progress
+    from .results import PruneResult
 
 MANY = 40
 """Longer lists of groups are cut on the terminal; JSON has them all."""

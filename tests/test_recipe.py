@@ -13,12 +13,12 @@ import pytest
 
 import secateur
 from secateur.driver.recipe import prune_recipe
-from secateur.ir.errors import CertificateError, DataError, UsageError
+from secateur.ir.errors import CertificateError, DataError, TargetError, UsageError
 from secateur.passes.pipeline import format_pipeline
 from secateur.passes.prune import Prune
 
 from .cli_runs import command, invoke
-from .test_recover import error, residual, samples
+from .test_recover import error, outputs, residual, samples
 
 
 def text(**options: Any) -> str:
@@ -80,6 +80,35 @@ def test_data_keep_the_outputs() -> None:
     macs = kept.report["totals"]["macs"]
     assert macs["after"] <= 0.5 * macs["before"]
     assert error(kept.model, original, fresh) < 0.3 * error(plain.model, original, fresh)
+
+
+def agreement(model: Any, original: onnx.ModelProto, x: Any) -> float:
+    a, b = outputs(model, x), outputs(original, x)
+    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean())
+
+
+def test_quality_is_judged_behind_recovery() -> None:
+    """More goes than without, and the cosine of the outputs is still above the floor."""
+    original, data = residual(), {"x": samples(64)}
+    options: dict[str, Any] = {"calibration": data, "bench": False, "threads": 1, "steps": 1}
+    kept = secateur.prune(original, min_quality=0.99, **options)
+    plain = secateur.prune(original, min_quality=0.99, recover=False, **options)
+    assert agreement(kept.model, original, data["x"]) >= 0.99
+    shares = [r.report["totals"]["macs"]["after"] for r in (kept, plain)]
+    assert shares[0] < 0.8 * shares[1]
+    row = kept.report["targets"][-1]
+    assert row["target"] == "min-quality" and row["reached"] >= 0.99
+    assert row["reached"] == pytest.approx(agreement(kept.model, original, data["x"]), abs=1e-5)
+
+
+def test_quality_beside_other_targets_must_hold() -> None:
+    original, data = residual(), {"x": samples(64)}
+    options: dict[str, Any] = {"calibration": data, "bench": False, "threads": 1, "steps": 1}
+    assert secateur.prune(original, macs=0.8, min_quality=0.9, **options).results
+    with pytest.raises(TargetError, match="once the other targets are met"):
+        secateur.prune(original, macs=0.1, min_quality=0.9999, **options)
+    with pytest.raises(TargetError, match="no pruning keeps"):
+        secateur.prune(original, min_quality=1.5, **options)
 
 
 @pytest.fixture(scope="module")
