@@ -93,7 +93,8 @@ def _peer_row(row: Row, rows: Rows, options: argparse.Namespace) -> Row:
         if row.method == "peer":
             test = load_pictures(options.data, "png")
             seen = images[: cifar_peer.SEEN]
-            found = cifar_peer.best(path, row.target, seen, test, start, options.criteria)
+            criteria, where = options.criteria or cifar_peer.CRITERIA, options.where
+            found = cifar_peer.best(path, row.target, seen, test, start, criteria, where)
             row.found = dict(sorted(found.items(), key=lambda item: -item[1]))
         else:
             before = _needed(rows, (row.model, row.target, "peer"), start)
@@ -186,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="of pruning; default: the package's")
     parser.add_argument("--flips", action="store_true", help="calibrate with mirror images too")
     parser.add_argument("--criteria", nargs="+", help="the peer's; default: all of them")
+    parser.add_argument("--where", nargs="+", default=["inside", "all"], help="the peer prunes")
     parser.add_argument("--round-to", type=int, default=8, help="of the other models")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     parser.add_argument("--again", action="store_true", help="measure rows that are there anew")

@@ -12,10 +12,11 @@ so that they cost it nothing; the ratio that a row states is counted on the expo
 from __future__ import annotations
 
 import copy
+import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,33 +142,33 @@ def best(
     seen: Array,
     test: Pictures,
     output: Path,
-    criteria: Sequence[str] | None = None,
+    criteria: Sequence[str],
+    where: Sequence[str],
 ) -> dict[str, float]:
     """Writes the variant with the highest accuracy on the test pictures (which favours the peer)
-    to ``output``, its module beside it as ``.pt``, and gives the accuracy of every variant."""
+    to ``output``, its module beside it as ``.pt``, and gives the accuracy of every variant. What
+    was found is kept beside as ``.json``: a run that was stopped goes on where it was."""
     from benchmarks.cifar import accuracy
     from secateur.driver.api import load
 
-    base, found = load_module(path), dict[str, float]()
+    base, record = load_module(path), output.with_suffix(".json")
+    found: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
     trial = output.with_suffix(".trial.onnx")
-    for name, module in _variants(base, ratio, seen, criteria or CRITERIA):
+    names = [(c, s, w) for c in criteria for s in SCOPES for w in where]
+    for parts in names:
+        name = " ".join(parts)
+        if name in found:
+            continue
+        module = pruned(base, *parts, ratio, seen)
         export(module, trial)
         found[name] = accuracy(load(trial), test)
         print(f"  {name}: {found[name]:.1f}", file=sys.stderr, flush=True)
         if found[name] == max(found.values()):
             trial.replace(output)
             torch.save(module, output.with_suffix(".pt"))
+        record.write_text(json.dumps(found))
     trial.unlink(missing_ok=True)
     return found
-
-
-def _variants(
-    base: Any, ratio: float, seen: Array, criteria: Sequence[str]
-) -> Iterator[tuple[str, Any]]:
-    for name in criteria:
-        for scope in SCOPES:
-            for where in WHERE:
-                yield f"{name} {scope} {where}", pruned(base, name, scope, where, ratio, seen)
 
 
 def finetune(
