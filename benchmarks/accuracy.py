@@ -10,7 +10,7 @@ it, and the tables are printed from what is there. A row is a model, a target an
 - ``distill``: the closed row's model after ``--minutes`` of distillation
 - ``peer``: Torch-Pruning's best of all its criteria, without training
 - ``peer-finetuned``: that model after as many minutes of training with labels
-- ``task``: models other than the ResNets, at a number of targets (see `benchmarks.tasks`)
+- ``round-to-8``: a model other than the ResNets, at a number of targets (see `benchmarks.tasks`)
 
 Peers need torch and torch-pruning, distillation needs torch. Accuracy is top-1 on the 1,000
 lossless test pictures and on the 10,000 as JPEG.
@@ -41,7 +41,7 @@ def measure(key: Key, rows: Rows, options: argparse.Namespace) -> Row:
     if model in TASKS:
         from benchmarks import tasks
 
-        return tasks.measure(key, options.data, options.work, options.round_to, options.threads)
+        return tasks.measure(key, options.data, options.work, options.steps, options.threads)
     row = Row(model, target, method, options={"threads": options.threads})
     if method.startswith("peer"):
         return _peer_row(row, rows, options)
@@ -50,6 +50,7 @@ def measure(key: Key, rows: Rows, options: argparse.Namespace) -> Row:
 
 def _own_row(row: Row, rows: Rows, options: argparse.Namespace) -> Row:
     from benchmarks import cifar_recovery
+    from secateur.driver.recipe import STEPS
 
     path = options.data / "cifar10_resnet" / f"{row.model}_cifar10.onnx"
     start = _file(options.work, row.model, row.target, "closed")
@@ -64,7 +65,7 @@ def _own_row(row: Row, rows: Rows, options: argparse.Namespace) -> Row:
             result = cifar_recovery.distilled(start, path, images, options.minutes, options.threads)
         row.found["distill"] = result.report["passes"][0].get("statistics", {})
     else:
-        steps, flips = (1, False) if few else (options.steps, options.flips)
+        steps, flips = (1, False) if few else (options.steps or STEPS, options.flips)
         row.options |= {"steps": steps, "flips": flips}
         with clock(row):
             result = cifar_recovery.closed(
@@ -137,7 +138,8 @@ def keys(options: argparse.Namespace) -> list[Key]:
             targets = options.targets or RESNETS[model]
             found += [(model, float(t), method) for method in options.methods for t in targets]
         else:
-            found += [(model, float(t), "task") for t in options.targets or tasks.TARGETS]
+            targets = options.targets or tasks.TARGETS
+            found += [(model, float(t), f"round-to-{n}") for n in options.round_to for t in targets]
     return found
 
 
@@ -188,7 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--flips", action="store_true", help="calibrate with mirror images too")
     parser.add_argument("--criteria", nargs="+", help="the peer's; default: all of them")
     parser.add_argument("--where", nargs="+", default=["inside", "all"], help="the peer prunes")
-    parser.add_argument("--round-to", type=int, default=8, help="of the other models")
+    parser.add_argument(
+        "--round-to", nargs="+", type=int, default=[8], help="channels of the others"
+    )
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     parser.add_argument("--again", action="store_true", help="measure rows that are there anew")
     parser.add_argument("--table", action="store_true", help="print what is there, measure nothing")

@@ -27,10 +27,10 @@ def training_pictures(data: Path, count: int = TRAINING) -> tuple[Array, Array]:
 
 
 def closed(
-    path: Path, ratio: float, images: Array, *, steps: int | None, flips: bool, threads: int
+    path: Path, ratio: float, images: Array, *, steps: int, flips: bool, threads: int
 ) -> Any:
     """`secateur.prune` to ``ratio`` times fewer MACs on these pictures, all of which recovery looks
-    at; with ``flips`` also on their mirror images. None for the package's own ``steps``."""
+    at; with ``flips`` also on their mirror images."""
     from secateur.driver.api import run
     from secateur.driver.recipe import prune_recipe
     from secateur.passes.recover import Recover

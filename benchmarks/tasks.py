@@ -106,15 +106,17 @@ def _face(data: Path) -> Task:
     return Task(path, crops, again)
 
 
-def measure(key: Key, data: Path, work: Path, round_to: int, threads: int) -> Row:
-    """One model at one target: MACs, the task's score before and after, and the paired speed-up."""
+def measure(key: Key, data: Path, work: Path, steps: int | None, threads: int) -> Row:
+    """One model at one target: MACs, the task's score before and after, and the paired speed-up.
+    The method of the key is what channels are rounded to: ``round-to-8``."""
     import secateur
 
     name, target, method = key
+    round_to = int(method.rpartition("-")[2])
     chosen = task(name, data)
     calibration = chosen.calibration()
     count = len(next(iter(calibration.values())))
-    options = {"threads": threads, "round_to": round_to, "samples": count}
+    options = {"threads": threads, "steps": steps, "samples": count}
     row = Row(name, target, method, options=options)
     try:
         with clock(row):
@@ -123,13 +125,14 @@ def measure(key: Key, data: Path, work: Path, round_to: int, threads: int) -> Ro
                 macs=1 / target,
                 calibration=calibration,
                 round_to=round_to,
+                steps=steps,
                 threads=threads,
                 bench=False,
             )
     except secateur.TargetError as error:
         row.found["note"] = str(error)
         return row
-    output = work / f"{name}-{target:g}.onnx"
+    output = work / f"{name}-{target:g}-{method}.onnx"
     result.save(output)
     macs = result.report["totals"]["macs"]
     row.ratio = macs["before"] / macs["after"]
@@ -156,12 +159,20 @@ def show(rows: Sequence[Row]) -> str:
         if row.accuracy and _lost(row) <= ALLOWED:
             faster = ahead is None or row.found["speedup"] > ahead.found["speedup"]
             best[row.model] = row if faster or ahead is None else ahead
-    header = ["model, target", "MACs", "base", "pruned", "speed-up (quartiles)", "s", "fastest"]
+    header = [
+        "model, target, channels",
+        "MACs",
+        "base",
+        "pruned",
+        "speed-up (quartiles)",
+        "s",
+        "fastest",
+    ]
     cells = []
     for row in rows:
-        start = f"{row.model}, {row.target:g}x"
+        start = f"{row.model}, {row.target:g}x, {row.method}"
         if not row.accuracy:
-            cells.append([start, "", "", "", row.found["note"], "", ""])
+            cells.append([start, "", "", "", "out of reach", "", ""])
             continue
         f: dict[str, Any] = row.found
         cells.append(

@@ -58,7 +58,9 @@ def test_the_table_prints_what_is_there(tmp_path: Path, capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     (ours,) = [line for line in lines if line.startswith("| resnet20, 2x ")]
     assert {"closed", "91.50", "80.25", "2.01x", "12"} <= set(ours.replace("|", " ").split())
-    assert [line.split("|")[1].strip() for line in lines if " yes |" in line] == ["mnist, 2x"]
+    assert [line.split("|")[1].strip() for line in lines if " yes |" in line] == [
+        "mnist, 2x, round-to-8"
+    ]
 
 
 def test_a_row_needs_the_one_it_builds_on(tmp_path: Path) -> None:
@@ -77,8 +79,8 @@ def test_wrong_arguments_are_refused(
 
 
 def test_a_task_is_pruned_scored_and_timed(tmp_path: Path) -> None:
-    row = tasks.measure(("digits", 2.0, "task"), tmp_path, tmp_path, round_to=8, threads=1)
-    output = tmp_path / "digits-2.onnx"
+    row = tasks.measure(("digits", 2.0, "round-to-8"), tmp_path, tmp_path, None, 1)
+    output = tmp_path / "digits-2-round-to-8.onnx"
     with np.load(EXAMPLES / "digits_test.npz") as test:
         for key, path in (("base", EXAMPLES / "digits.onnx"), ("pruned", output)):
             session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
