@@ -34,7 +34,8 @@ class LinearLayer:
     """One linear layer of a graph.
 
     ``weight`` and ``bias`` are constants: of floats, or of the integers that a DequantizeLinear
-    reads; ``bias`` is None where the node has none. ``input`` is the activation, ``output`` the
+    reads; ``bias`` is None where the node has none. ``alone`` says whether nobody else reads the
+    weight, and the bias. ``input`` is the activation, ``output`` the
     value in which the bias is in: where the only reader of the node adds a constant to every
     channel, what that reader gives. What a recurrent node adds to its state is nobody's output: see
     `is_recurrent`.
@@ -45,6 +46,12 @@ class LinearLayer:
     output: oir.Value
     weight: oir.Value
     bias: oir.Value | None
+    alone: tuple[bool, bool]
+
+    @property
+    def has_own_bias(self) -> bool:
+        """Whether there is a bias that can change without changing anything else."""
+        return self.bias is not None and self.alone[1]
 
     @cached_property
     def is_convolution(self) -> bool:
@@ -163,21 +170,22 @@ def linear_layers(nodes: Iterable[oir.Node]) -> list[LinearLayer]:
 def _layer(node: oir.Node) -> LinearLayer | None:
     if node.op_type not in (*_CONVOLUTIONS, *_RECURRENT, "Gemm", "MatMul"):
         return None
-    x = node.inputs[0]
-    weight, bias = (_constant(_input(node, k)) for k in (1, _bias_number(node)))
+    x, right, added = node.inputs[0], _input(node, 1), _input(node, _bias_number(node))
+    weight, bias = _constant(right), _constant(added)
     if x is None or weight is None or _constant(x) is not None or _is_odd(node):
         return None
     if node.op_type in ("Gemm", "MatMul") and len(_shape(weight)) != 2:
         return None
-    if bias is None and _input(node, _bias_number(node)) is not None:
+    if bias is None and added is not None:
         return None
     if bias is not None and node.op_type not in _RECURRENT and not _is_vector(bias):
         return None
-    layer = LinearLayer(node, x, node.outputs[0], weight, bias)
+    output = node.outputs[0]
     if bias is None and node.op_type in ("MatMul", *_CONVOLUTIONS):
-        output, bias = _added(layer)
-        return LinearLayer(node, x, output, weight, bias)
-    return layer
+        outputs = LinearLayer(node, x, output, weight, None, (True, True)).outputs
+        output, added = _added(output, (outputs, *(1 for _ in _shape(weight)[2:])))
+        bias = _constant(added)
+    return LinearLayer(node, x, output, weight, bias, (_is_alone(right), _is_alone(added)))
 
 
 def _bias_number(node: oir.Node) -> int:
@@ -196,18 +204,17 @@ def _is_odd(node: oir.Node) -> bool:
     return "output_shape" in node.attributes
 
 
-def _added(layer: LinearLayer) -> tuple[oir.Value, oir.Value | None]:
-    """What a layer's output becomes when all that reads it adds one number to every channel."""
-    output = layer.node.outputs[0]
+def _added(output: oir.Value, shape: tuple[int, ...]) -> tuple[oir.Value, oir.Value | None]:
+    """What a layer's output becomes when all that reads it adds one number to every channel, and
+    the value that is added, of this shape."""
     readers = tuple(output.uses())
     if len(readers) == 1 and not output.is_graph_output():
         node = readers[0][0]
         if node.op_type == "Add" and node.domain in ("", "ai.onnx"):
             other = next((v for v in node.inputs if v is not output), None)
             constant = _constant(other)
-            shape = (layer.outputs, *(1 for _ in layer.kernel))
             if constant is not None and _without_ones(_shape(constant)) == shape:
-                return node.outputs[0], constant
+                return node.outputs[0], other
     return output, None
 
 
@@ -230,16 +237,31 @@ def _shape(constant: oir.Value) -> tuple[int, ...]:
 
 
 def _constant(value: oir.Value | None) -> oir.Value | None:
-    """The constant that a value is, or that it is dequantised from; None for anything else."""
+    """The constant that a value is, is called by another name, or is dequantised from; None for
+    anything else."""
     if value is None:
         return None
     tensor = constant_tensor(value)
     if tensor is not None:
         return value if is_float(tensor.dtype) else None
     node = value.producer()
-    if node is None or node.op_type != "DequantizeLinear" or len(value.uses()) != 1:
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type == "Identity":
+        return _constant(node.inputs[0])
+    if node.op_type != "DequantizeLinear":
         return None
     stored = node.inputs[0]
     tensor = None if stored is None else constant_tensor(stored)
     constants = all(v is None or constant_tensor(v) is not None for v in node.inputs)
     return stored if tensor is not None and tensor.dtype.is_integer() and constants else None
+
+
+def _is_alone(value: oir.Value | None) -> bool:
+    """Whether nobody else reads a value, or the constant that it comes from."""
+    while value is not None:
+        if len(value.uses()) != 1 or value.is_graph_output():
+            return False
+        node = value.producer()
+        value = None if node is None or node.op_type == "Constant" else node.inputs[0]
+    return True

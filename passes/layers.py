@@ -90,7 +90,7 @@ def stored_weights(layer: LinearLayer, weights: Matrix) -> dict[str, Array]:
     grow."""
     real = _shaped(layer.weight, layer.stored(weights[:, :-1]))
     arrays, factor = stored(layer.weight, real)
-    if layer.bias is not None:
+    if layer.bias is not None and layer.has_own_bias:
         row = layer.stored_bias(weights[:, -1].ravel(), _doubles(layer.bias))
         arrays |= stored(layer.bias, _shaped(layer.bias, row), factor)[0]
     return arrays

@@ -173,7 +173,7 @@ class _Walk:
         from ..runtime.grams import LayerRows, one_blas_thread
         from ..runtime.least_squares import fit
 
-        context, has_bias = self.context, layer.bias is not None
+        context, has_bias = self.context, layer.has_own_bias
         whole = self._whole(layer) if layer.is_recurrent else None
         aimed = wanted(layer, aim, self.original, self.pruned, context.history, whole)
         if aimed is None:
@@ -239,16 +239,8 @@ class _Walk:
 
 
 def fitted_layers(model: oir.Model) -> list[LinearLayer]:
-    """The linear layers of the main graph whose weights and biases are theirs alone."""
-    return [
-        layer
-        for layer in linear_layers(model.graph)
-        if all(
-            len(value.uses()) == 1 and not value.is_graph_output()
-            for value in (layer.weight, layer.bias)
-            if value is not None
-        )
-    ]
+    """The linear layers of the main graph whose weights are theirs alone."""
+    return [layer for layer in linear_layers(model.graph) if layer.alone[0]]
 
 
 def _names(stop: LinearLayer | oir.Node, aims: Mapping[int, Aim]) -> set[str]:

@@ -105,7 +105,7 @@ def check(layer: LinearLayer, x: Array, y: Array) -> None:
     found = np.einsum("rgk,gkm->rgm", matrix, weights[:, :-1]) + weights[:, -1]
     wanted = target_rows(layer, y, rows)
     np.testing.assert_allclose(found.reshape(wanted.shape), wanted, rtol=0, atol=2e-5)
-    for value in (layer.weight, layer.bias):
+    for value in (layer.weight, layer.bias if layer.has_own_bias else None):
         if value is not None:
             assert value.const_value is not None
             same = stored_weights(layer, weights)[str(value.name)]
@@ -226,3 +226,22 @@ def test_what_is_added_along_another_axis_is_no_bias() -> None:
         b=random((4,), 1),
     )
     assert only(model).bias is None
+
+
+def test_constants_by_another_name_and_shared_ones() -> None:
+    model = build(
+        "g (float[2, 3, 6, 6] x) => (float[2, 3, 4, 4] y, float[2, 3, 4, 4] z) {"
+        " c = Identity(b) y = Conv(x, w, b) v = Identity(u) z = Conv(x, v, c) }",
+        w=random((3, 3, 3, 3)),
+        u=random((3, 3, 3, 3), 1),
+        b=random((3,), 2),
+    )
+    x = random((2, 3, 6, 6))
+    layers = linear_layers(load_model(model).graph)
+    assert [(layer.weight.name, layer.alone) for layer in layers] == [
+        ("w", (True, False)),
+        ("u", (True, False)),
+    ]
+    for layer, y in zip(layers, run(model, {"x": x}), strict=True):
+        assert not layer.has_own_bias
+        check(layer, x, y)
