@@ -22,6 +22,7 @@ import numpy.typing as npt
 import onnx
 
 from ..ir.analysis import Analysis
+from ..ir.errors import ModelError, UsageError
 from ..ir.linear import LinearLayer, linear_layers
 from ..ir.rewrite import rewrite
 from .downdates import Consumer, Indices, growth, unit_columns
@@ -41,6 +42,9 @@ MEASURED, LEAST, WORK = 128, 16, 2e12
 MEMORY = 4e9
 """Bytes of activations held at most."""
 
+NOISE = 1e-9
+"""Shares of a variance far below this one are rounding."""
+
 Readers = dict[int, list[tuple[LinearLayer, Indices]]]
 
 
@@ -49,21 +53,26 @@ def reconstruction(analysis: Analysis, scoring: Scoring) -> Scores:
     """float64[unit_count]: shares of the variance of the model's outputs."""
     from ..runtime.grams import one_blas_thread
     from ..runtime.runnable import runnable
-    from ..runtime.stepwise import Stepwise, fitting
+    from ..runtime.stepwise import Stepwise, fitting, steppable
 
     context = scoring.context
-    readers = _readers(analysis)
     scores = np.zeros(analysis.unit_count)
-    by_layer: dict[str, list[tuple[int, LinearLayer, Indices]]] = {}
-    for group, pairs in readers.items():
-        for layer, columns in pairs:
-            by_layer.setdefault(_made(layer), []).append((group, layer, columns))
-    waiting: dict[int, list[Consumer]] = {group: [] for group in readers}
     with runnable(analysis.model) as (proto,), one_blas_thread():
-        feeds = fitting([proto], batches(proto, context, SAMPLES), MEMORY, context.threads)
+        (stepped,), feeds = steppable([proto], batches(proto, context, SAMPLES))
+        feeds = fitting([stepped], feeds, MEMORY, context.threads)
         few = batches(proto, context, _measured(analysis, feeds[0]))
         measure = _Measure(proto, few, context.threads)
-        steps = Stepwise(proto, feeds, threads=context.threads)
+        steps = Stepwise(stepped, feeds, threads=context.threads)
+        readers = {
+            group: pairs
+            for group, pairs in _readers(analysis).items()
+            if all(steps.has(str(layer.input.name)) for layer, _ in pairs)
+        }
+        by_layer: dict[str, list[tuple[int, LinearLayer, Indices]]] = {}
+        for group, pairs in readers.items():
+            for layer, columns in pairs:
+                by_layer.setdefault(_made(layer), []).append((group, layer, columns))
+        waiting: dict[int, list[Consumer]] = {group: [] for group in readers}
         order = sorted(by_layer, key=steps.position_of)
         for number, name in enumerate(order):
             context.progress("score", number / len(order))
@@ -141,7 +150,12 @@ def _inverse(
     weights = start_weights(layer)
     whole.c = whole.g @ weights
     whole.t = np.einsum("gkm,gkm->gm", weights, whole.c)
-    system = whole.g / whole.rows
+    if not whole.is_finite:
+        raise ModelError(
+            f"'{layer.input.name}' is not finite on the calibration data, so units cannot be"
+            " scored; check the data, or choose another criterion"
+        )
+    system = whole.g / max(whole.rows, 1)
     diagonal = np.einsum("gkk->gk", system)
     diagonal[:, :-1] += RIDGE * diagonal[:, :-1].mean(axis=1, keepdims=True) + 1e-30
     return np.linalg.inv(system).astype(np.float64, copy=False), whole.variance
@@ -159,7 +173,14 @@ def _refitted(consumers: list[Consumer], count: int, measure: _Measure) -> Score
             for consumer in consumers:
                 arrays |= stored_weights(consumer.layer, consumer.weights)
             lost = measure.lost(measure.changed(arrays))
-    return scores * (lost / max(first, 1e-30))
+    return scores * _factor(lost, first)
+
+
+def _factor(lost: float, counted: float) -> float:
+    """What scores must be multiplied by for those that add up to ``counted`` to add up to ``lost``,
+    both shares of a variance. 1 where both are rounding; small, but not 0, where nothing is lost.
+    """
+    return (lost + NOISE) / (counted + NOISE)
 
 
 def _unfitted(
@@ -168,28 +189,35 @@ def _unfitted(
     """Fills in the scores of the groups that the layers say too little about."""
     from ..runtime.runnable import runnable
     from .activation_criterion import activation
+    from .weight_criteria import l2
 
     left = [group for group in analysis.groups if group.number not in readers]
     if not left:
         return
-    energy = activation(analysis, scoring)
+    try:
+        energy = activation(analysis, scoring)
+    except UsageError:  # it sees none of them
+        energy = np.square(l2(analysis))
     for group in left:
-        order = group.units[np.argsort(energy[group.units], kind="stable")]
-        third = order[: -(-len(order) // 3)] if len(order) > 1 else order[:0]
-        removed = np.zeros(analysis.unit_count, np.bool_)
-        removed[third] = True
-        lost = 1.0
-        if len(third):
+        shares = energy[group.units] / max(energy[group.units].sum(), 1e-30)
+        third = np.argsort(shares, kind="stable")[: -(-len(shares) // 3)]
+        factor = 1.0
+        if len(shares) > 1:
+            removed = np.zeros(analysis.unit_count, np.bool_)
+            removed[group.units[third]] = True
             with runnable(rewrite(analysis, removed).model) as (smaller,):
-                lost = measure.lost(smaller)
-        scores[group.units] = energy[group.units] * lost / max(energy[third].sum(), 1e-30)
+                factor = _factor(measure.lost(smaller), float(shares[third].sum()))
+        scores[group.units] = shares * factor
 
 
 class _Measure:
     """How far a model's outputs move when the model changes."""
 
     def __init__(self, model: onnx.ModelProto, feeds: Sequence[Feed], threads: int) -> None:
+        from ..runtime.deviation import compared
+
         self.model, self.feeds, self.threads = model, feeds, threads
+        self.names = compared(model)
         self.wanted = self._outputs(model)
 
     def lost(self, model: onnx.ModelProto) -> float:
@@ -214,7 +242,9 @@ class _Measure:
         return changed
 
     def _outputs(self, model: onnx.ModelProto) -> dict[str, list[Array]]:
+        from ..runtime.deviation import showing
         from ..runtime.runnable import run_feeds
 
-        found = list(run_feeds(model, self.feeds, threads=self.threads))
-        return {name: [outputs[name] for outputs in found] for name in found[0]}
+        shown = showing(model, self.names)
+        found = list(run_feeds(shown, self.feeds, threads=self.threads))
+        return {name: [outputs[name] for outputs in found] for name in self.names}
