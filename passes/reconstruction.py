@@ -4,8 +4,9 @@ Within a group, units go in the order in which their consumers miss them least (
 The growth of the error in shares of the variance of the consumers' outputs is what a unit scores at
 its turn. But an error counts for more in one layer than in another. How much is measured: with a
 third of the group's units gone and its consumers refitted, the model's outputs are off by a share
-of their variance, and the group's scores are scaled so that those of this third add up to it.
-Scores are thus comparable between groups as they are.
+of their variance, and the group's scores are scaled so that those of this third add up to it (or
+those of two thirds, or all, if that cannot be seen). Scores are thus comparable between groups as
+they are.
 
 Units that some consumer contracts with more than constant weights, or that no linear layer reads,
 are measured without refitting: the third of them with the least energy (see the criterion
@@ -42,8 +43,8 @@ MEASURED, LEAST, WORK = 128, 16, 2e12
 MEMORY = 4e9
 """Bytes of activations held at most."""
 
-NOISE = 1e-9
-"""Shares of a variance far below this one are rounding."""
+NOISE, VISIBLE = 1e-9, 1e-6
+"""Shares of a variance far below the one are rounding; the other can be measured."""
 
 Readers = dict[int, list[tuple[LinearLayer, Indices]]]
 
@@ -163,17 +164,18 @@ def _inverse(
 
 def _refitted(consumers: list[Consumer], count: int, measure: _Measure) -> Scores:
     """The scores of a group's units."""
-    scores, first, lost = np.zeros(count), 0.0, 0.0
+    scores, gone, counted, lost = np.zeros(count), 0.0, 0.0, 0.0
+    turns = {-(-count * third // 3) for third in (1, 2, 3)}
     for number, (unit, cost) in enumerate(growth(consumers, count), start=1):
         scores[unit] = cost
-        if number <= -(-count // 3):
-            first += cost
-        if number == -(-count // 3):
+        gone += cost
+        if number in turns and lost < VISIBLE:
+            counted = gone
             arrays: dict[str, Array] = {}
             for consumer in consumers:
                 arrays |= stored_weights(consumer.layer, consumer.weights)
             lost = measure.lost(measure.changed(arrays))
-    return scores * _factor(lost, first)
+    return scores * _factor(lost, counted)
 
 
 def _factor(lost: float, counted: float) -> float:
@@ -200,14 +202,15 @@ def _unfitted(
         energy = np.square(l2(analysis))
     for group in left:
         shares = energy[group.units] / max(energy[group.units].sum(), 1e-30)
-        third = np.argsort(shares, kind="stable")[: -(-len(shares) // 3)]
-        factor = 1.0
-        if len(shares) > 1:
-            removed = np.zeros(analysis.unit_count, np.bool_)
-            removed[group.units[third]] = True
-            with runnable(rewrite(analysis, removed).model) as (smaller,):
-                factor = _factor(measure.lost(smaller), float(shares[third].sum()))
-        scores[group.units] = shares * factor
+        order, lost, counted = np.argsort(shares, kind="stable"), 0.0, 0.0
+        for cut in (-(-len(shares) // 3), -(-len(shares) * 2 // 3)):
+            if lost < VISIBLE and cut < len(shares):
+                removed = np.zeros(analysis.unit_count, np.bool_)
+                removed[group.units[order[:cut]]] = True
+                counted = float(shares[order[:cut]].sum())
+                with runnable(rewrite(analysis, removed).model) as (smaller,):
+                    lost = measure.lost(smaller)
+        scores[group.units] = shares * _factor(lost, counted)
 
 
 class _Measure:
