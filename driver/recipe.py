@@ -69,9 +69,11 @@ def prune_recipe(
         found += [_step(whole, count)] * count
     if distill is not None:
         from ..passes.distill import Distill
+        from ..runtime.torch_support import require_torch
 
         if not calibrated:
             raise UsageError("--distill learns from data: give --calibration FILE")
+        require_torch("--distill")  # says what is missing before the work
         found.append(_made(Distill, {"minutes": distill}))
     return found
 

@@ -27,8 +27,9 @@ from .layers import Matrix
 Indices = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 
-ROUNDS = 256
-"""So many rounds remove all units of a group; larger groups lose several in each."""
+MOST_ROUNDS, LEAST_ROUNDS, ELEMENTS = 256, 32, 1e9
+"""Rounds in which all units of a group go, so many that `ELEMENTS` of the largest inverse are
+brought up to date in all, within these bounds; larger groups lose several units in a round."""
 
 
 @dataclass
@@ -100,7 +101,9 @@ def growth(consumers: Sequence[Consumer], count: int) -> Iterator[tuple[int, flo
     """The units of a group, by their places in it, in the order in which they go, the one that
     costs least first, with the growth of the error at their turn (never less than before)."""
     left, highest = np.arange(count), 0.0
-    together = max(1, count // ROUNDS)
+    largest = max(consumer.inverse.size for consumer in consumers)
+    rounds = int(min(max(ELEMENTS / largest, LEAST_ROUNDS), MOST_ROUNDS))
+    together = max(1, count // rounds)
     while len(left):
         costs = np.sum([consumer.costs(left) for consumer in consumers], axis=0)
         chosen = np.argsort(costs, kind="stable")[:together]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,15 @@ def test_what_is_asked_for_counts() -> None:
     assert text(calibrated=True, macs=0.5, recover=False) == "prune{macs=0.5}"
     noise = text(calibrated=False, macs=0.5, recover=True)
     assert noise == "fold-batchnorm,prune{macs=0.5},recover{data=noise}"
-    assert text(calibrated=True, macs=0.5, steps=1, distill=2.0).endswith("distill{minutes=2.0}")
+
+
+def test_distillation_comes_last_where_pytorch_is() -> None:
+    options: dict[str, Any] = {"calibrated": True, "macs": 0.5, "steps": 1, "distill": 2.0}
+    if importlib.util.find_spec("torch"):
+        assert text(**options).endswith("recover,distill{minutes=2.0}")
+    else:
+        with pytest.raises(UsageError, match="finetune"):
+            prune_recipe(**options)
 
 
 def test_steps_multiply_to_the_whole() -> None:
