@@ -178,11 +178,11 @@ def _layer(node: oir.Node) -> LinearLayer | None:
         return None
     if bias is None and added is not None:
         return None
-    if bias is not None and node.op_type not in _RECURRENT and not _is_vector(bias):
-        return None
     output = node.outputs[0]
+    outputs = LinearLayer(node, x, output, weight, None, (True, True)).outputs
+    if bias is not None and node.op_type not in _RECURRENT and not _is_vector(bias, outputs):
+        return None
     if bias is None and node.op_type in ("MatMul", *_CONVOLUTIONS):
-        outputs = LinearLayer(node, x, output, weight, None, (True, True)).outputs
         output, added = _added(output, (outputs, *(1 for _ in _shape(weight)[2:])))
         bias = _constant(added)
     return LinearLayer(node, x, output, weight, bias, (_is_alone(right), _is_alone(added)))
@@ -206,14 +206,18 @@ def _is_odd(node: oir.Node) -> bool:
 
 def _added(output: oir.Value, shape: tuple[int, ...]) -> tuple[oir.Value, oir.Value | None]:
     """What a layer's output becomes when all that reads it adds one number to every channel, and
-    the value that is added, of this shape."""
+    the value that is added, of this shape (without axes of one element in front, of which there
+    are no more than the output has axes)."""
     readers = tuple(output.uses())
     if len(readers) == 1 and not output.is_graph_output():
-        node = readers[0][0]
-        if node.op_type == "Add" and node.domain in ("", "ai.onnx"):
+        node, maker = readers[0][0], output.producer()
+        here = maker is not None and node.graph is maker.graph  # not in a branch
+        if here and node.op_type == "Add" and node.domain in ("", "ai.onnx"):
             other = next((v for v in node.inputs if v is not output), None)
             constant = _constant(other)
-            if constant is not None and _without_ones(_shape(constant)) == shape:
+            most = len(shape) + 1 if output.shape is None else output.shape.rank()
+            added = () if constant is None else _shape(constant)
+            if len(added) <= most and _without_ones(added) == shape:
                 return node.outputs[0], other
     return output, None
 
@@ -224,10 +228,10 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[first:]
 
 
-def _is_vector(constant: oir.Value) -> bool:
-    """Whether all its axes but the last have one element."""
-    shape = _shape(constant)
-    return bool(shape) and all(size == 1 for size in shape[:-1])
+def _is_vector(constant: oir.Value, size: int) -> bool:
+    """Whether the last axis has ``size`` elements, and all others one."""
+    *others, last = _shape(constant) or (0,)
+    return last == size and all(axis == 1 for axis in others)
 
 
 def _shape(constant: oir.Value) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as oir
 
 from ..ir.linear import LinearLayer
@@ -87,13 +88,19 @@ def wanted(
             return None
         return Wanted([x @ whole[0] + whole[1] for x in original.get(aim.plain)])
     stands = bool(aim.other) and pruned.position_of(aim.other) < place and pruned.has(aim.other)
-    if stands and original.has(aim.joint):
-        found = _kept(layer, aim.joint, original, history)
+    if stands and original.has(aim.joint) and original.has(aim.plain):
+        found, own = _kept(layer, aim.joint, original, history), original.get(aim.plain)
         others = pruned.get(aim.other)
-        if found and all(a.shape == b.shape for a, b in zip(found, others, strict=True)):
+        if found and all(map(_are_summed, own, original.get(aim.joint), found, others)):
             return Wanted(found, others, aim.rectified[1])
     found = _kept(layer, aim.plain, original, history) if original.has(aim.plain) else None
     return None if found is None else Wanted(found, None, aim.rectified[0])
+
+
+def _are_summed(own: Array, joint: Array, found: Array, other: Array) -> bool:
+    """Whether numbers are added one by one, none of them to many and none infinite."""
+    finite = np.isfinite(found).all() and np.isfinite(other).all()
+    return own.shape == joint.shape and found.shape == other.shape and bool(finite)
 
 
 def _kept(

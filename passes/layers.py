@@ -52,9 +52,10 @@ def noise(model: onnx.ModelProto, context: PassContext, samples: int) -> list[Fe
 
     dims = {**dict.fromkeys(_batch_dims(model), BATCH), **context.dims}
     feeds: list[Feed] = []
-    statistics = _input_statistics(model)
-    for number in range(max(1, samples // BATCH)):
-        feed = dict(random_feed(model, dims, context.seed + 1000 + number))
+    statistics, count = _input_statistics(model), 0
+    while count < samples:
+        feed = dict(random_feed(model, dims, context.seed + 1000 + len(feeds)))
+        count += max((len(array) for array in feed.values() if array.ndim), default=1) or 1
         for name, (mean, deviation) in statistics.items():
             shape = (1, -1, *(1,) * (feed[name].ndim - 2))
             values = feed[name] * deviation.reshape(shape) + mean.reshape(shape)

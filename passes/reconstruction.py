@@ -4,8 +4,9 @@ Within a group, units go in the order in which their consumers miss them least (
 The growth of the error in shares of the variance of the consumers' outputs is what a unit scores at
 its turn. But an error counts for more in one layer than in another. How much is measured: with a
 third of the group's units gone and its consumers refitted, the model's outputs are off by a share
-of their variance, and the group's scores are scaled so that those of this third add up to it.
-Scores are thus comparable between groups as they are.
+of their variance, and the group's scores are scaled so that those of this third add up to it (or
+those of two thirds, or all, if that cannot be seen). Scores are thus comparable between groups as
+they are.
 
 Units that some consumer contracts with more than constant weights, or that no linear layer reads,
 are measured without refitting: the third of them with the least energy (see the criterion
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import onnx
 
 from ..ir.analysis import Analysis
+from ..ir.errors import ModelError, UsageError
 from ..ir.linear import LinearLayer, linear_layers
 from ..ir.rewrite import rewrite
 from .downdates import Consumer, Indices, growth, unit_columns
@@ -41,6 +43,9 @@ MEASURED, LEAST, WORK = 128, 16, 2e12
 MEMORY = 4e9
 """Bytes of activations held at most."""
 
+NOISE, VISIBLE = 1e-9, 1e-6
+"""Shares of a variance far below the one are rounding; the other can be measured."""
+
 Readers = dict[int, list[tuple[LinearLayer, Indices]]]
 
 
@@ -49,21 +54,26 @@ def reconstruction(analysis: Analysis, scoring: Scoring) -> Scores:
     """float64[unit_count]: shares of the variance of the model's outputs."""
     from ..runtime.grams import one_blas_thread
     from ..runtime.runnable import runnable
-    from ..runtime.stepwise import Stepwise, fitting
+    from ..runtime.stepwise import Stepwise, fitting, steppable
 
     context = scoring.context
-    readers = _readers(analysis)
     scores = np.zeros(analysis.unit_count)
-    by_layer: dict[str, list[tuple[int, LinearLayer, Indices]]] = {}
-    for group, pairs in readers.items():
-        for layer, columns in pairs:
-            by_layer.setdefault(_made(layer), []).append((group, layer, columns))
-    waiting: dict[int, list[Consumer]] = {group: [] for group in readers}
     with runnable(analysis.model) as (proto,), one_blas_thread():
-        feeds = fitting([proto], batches(proto, context, SAMPLES), MEMORY, context.threads)
+        (stepped,), feeds = steppable([proto], batches(proto, context, SAMPLES))
+        feeds = fitting([stepped], feeds, MEMORY, context.threads)
         few = batches(proto, context, _measured(analysis, feeds[0]))
         measure = _Measure(proto, few, context.threads)
-        steps = Stepwise(proto, feeds, threads=context.threads)
+        steps = Stepwise(stepped, feeds, threads=context.threads)
+        readers = {
+            group: pairs
+            for group, pairs in _readers(analysis).items()
+            if all(steps.has(str(layer.input.name)) for layer, _ in pairs)
+        }
+        by_layer: dict[str, list[tuple[int, LinearLayer, Indices]]] = {}
+        for group, pairs in readers.items():
+            for layer, columns in pairs:
+                by_layer.setdefault(_made(layer), []).append((group, layer, columns))
+        waiting: dict[int, list[Consumer]] = {group: [] for group in readers}
         order = sorted(by_layer, key=steps.position_of)
         for number, name in enumerate(order):
             context.progress("score", number / len(order))
@@ -141,7 +151,12 @@ def _inverse(
     weights = start_weights(layer)
     whole.c = whole.g @ weights
     whole.t = np.einsum("gkm,gkm->gm", weights, whole.c)
-    system = whole.g / whole.rows
+    if not whole.is_finite:
+        raise ModelError(
+            f"'{layer.input.name}' is not finite on the calibration data, so units cannot be"
+            " scored; check the data, or choose another criterion"
+        )
+    system = whole.g / max(whole.rows, 1)
     diagonal = np.einsum("gkk->gk", system)
     diagonal[:, :-1] += RIDGE * diagonal[:, :-1].mean(axis=1, keepdims=True) + 1e-30
     return np.linalg.inv(system).astype(np.float64, copy=False), whole.variance
@@ -149,17 +164,25 @@ def _inverse(
 
 def _refitted(consumers: list[Consumer], count: int, measure: _Measure) -> Scores:
     """The scores of a group's units."""
-    scores, first, lost = np.zeros(count), 0.0, 0.0
+    scores, gone, counted, lost = np.zeros(count), 0.0, 0.0, 0.0
+    turns = {-(-count * third // 3) for third in (1, 2, 3)}
     for number, (unit, cost) in enumerate(growth(consumers, count), start=1):
         scores[unit] = cost
-        if number <= -(-count // 3):
-            first += cost
-        if number == -(-count // 3):
+        gone += cost
+        if number in turns and lost < VISIBLE:
+            counted = gone
             arrays: dict[str, Array] = {}
             for consumer in consumers:
                 arrays |= stored_weights(consumer.layer, consumer.weights)
             lost = measure.lost(measure.changed(arrays))
-    return scores * (lost / max(first, 1e-30))
+    return scores * _factor(lost, counted)
+
+
+def _factor(lost: float, counted: float) -> float:
+    """What scores must be multiplied by for those that add up to ``counted`` to add up to ``lost``,
+    both shares of a variance. 1 where both are rounding; small, but not 0, where nothing is lost.
+    """
+    return (lost + NOISE) / (counted + NOISE)
 
 
 def _unfitted(
@@ -168,28 +191,36 @@ def _unfitted(
     """Fills in the scores of the groups that the layers say too little about."""
     from ..runtime.runnable import runnable
     from .activation_criterion import activation
+    from .weight_criteria import l2
 
     left = [group for group in analysis.groups if group.number not in readers]
     if not left:
         return
-    energy = activation(analysis, scoring)
+    try:
+        energy = activation(analysis, scoring)
+    except UsageError:  # it sees none of them
+        energy = np.square(l2(analysis))
     for group in left:
-        order = group.units[np.argsort(energy[group.units], kind="stable")]
-        third = order[: -(-len(order) // 3)] if len(order) > 1 else order[:0]
-        removed = np.zeros(analysis.unit_count, np.bool_)
-        removed[third] = True
-        lost = 1.0
-        if len(third):
-            with runnable(rewrite(analysis, removed).model) as (smaller,):
-                lost = measure.lost(smaller)
-        scores[group.units] = energy[group.units] * lost / max(energy[third].sum(), 1e-30)
+        shares = energy[group.units] / max(energy[group.units].sum(), 1e-30)
+        order, lost, counted = np.argsort(shares, kind="stable"), 0.0, 0.0
+        for cut in (-(-len(shares) // 3), -(-len(shares) * 2 // 3)):
+            if lost < VISIBLE and cut < len(shares):
+                removed = np.zeros(analysis.unit_count, np.bool_)
+                removed[group.units[order[:cut]]] = True
+                counted = float(shares[order[:cut]].sum())
+                with runnable(rewrite(analysis, removed).model) as (smaller,):
+                    lost = measure.lost(smaller)
+        scores[group.units] = shares * _factor(lost, counted)
 
 
 class _Measure:
     """How far a model's outputs move when the model changes."""
 
     def __init__(self, model: onnx.ModelProto, feeds: Sequence[Feed], threads: int) -> None:
+        from ..runtime.deviation import compared
+
         self.model, self.feeds, self.threads = model, feeds, threads
+        self.names = compared(model)
         self.wanted = self._outputs(model)
 
     def lost(self, model: onnx.ModelProto) -> float:
@@ -214,7 +245,9 @@ class _Measure:
         return changed
 
     def _outputs(self, model: onnx.ModelProto) -> dict[str, list[Array]]:
+        from ..runtime.deviation import showing
         from ..runtime.runnable import run_feeds
 
-        found = list(run_feeds(model, self.feeds, threads=self.threads))
-        return {name: [outputs[name] for outputs in found] for name in found[0]}
+        shown = showing(model, self.names)
+        found = list(run_feeds(shown, self.feeds, threads=self.threads))
+        return {name: [outputs[name] for outputs in found] for name in self.names}

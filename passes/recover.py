@@ -80,6 +80,7 @@ class Recover(Pass):
     def run(self, model: oir.Model, context: PassContext) -> PassResult:
         """Raises UsageError without calibration data or without an original to go by."""
         from ..runtime.runnable import runnable
+        from ..runtime.stepwise import steppable
 
         if context.original is None:
             raise UsageError("recover needs the original model: run it in a pipeline")
@@ -89,6 +90,7 @@ class Recover(Pass):
             )
         with runnable(context.original, model) as (before, after):
             feeds = (noise if self.data == "noise" else batches)(before, context, self.samples)
+            (before, after), feeds = steppable([before, after], feeds)
             walk = _Walk(self, model, context, before, after, feeds)
             fits = walk.run()
             drifts = walk.drifts()
@@ -129,6 +131,7 @@ class _Walk:
     samples: int = 0
 
     def run(self) -> list[Fit]:
+        from ..runtime.deviation import compared
         from ..runtime.stepwise import Stepwise, fitting
 
         context = self.context
@@ -143,8 +146,10 @@ class _Walk:
         needed = {str(node.inputs[0].name) for node in nodes if node.inputs[0] is not None}
         for aim in aims.values():
             needed |= aim.names
-        self.original = Stepwise(self.before, feeds, keep=needed, threads=threads)
-        self.pruned = Stepwise(self.after, feeds, keep=(), threads=threads)
+        shown = compared(self.before)
+        self.original = Stepwise(self.before, feeds, keep={*needed, *shown}, threads=threads)
+        self.pruned = Stepwise(self.after, feeds, keep=shown, threads=threads)
+        self.shown = [name for name in shown if self.pruned.has(name)]
         stops += [(self._place(layer.node), layer) for layer in layers]
         stops += [(self._place(node), node) for node in nodes]
         stops.sort(key=lambda pair: pair[0])
@@ -162,7 +167,7 @@ class _Walk:
                 arrays = renormalised(stop, self.original, self.pruned, context.history)
                 self._set(arrays)
             for name in _names(stop, aims):
-                if last[name] == number:
+                if last[name] == number and name not in self.shown:
                     self.original.drop(name)
         return fits
 
@@ -174,6 +179,8 @@ class _Walk:
         from ..runtime.least_squares import fit
 
         context, has_bias = self.context, layer.has_own_bias
+        if not self.pruned.has(str(layer.input.name)):  # it is made of constants
+            return None
         whole = self._whole(layer) if layer.is_recurrent else None
         aimed = wanted(layer, aim, self.original, self.pruned, context.history, whole)
         if aimed is None:
@@ -189,7 +196,7 @@ class _Walk:
         )
         with one_blas_thread():
             train, held_out = rows.sums()
-            if not train.rows or not held_out.rows:
+            if not (train.rows and held_out.rows and train.is_finite and held_out.is_finite):
                 return None
             start = start_weights(layer)
             before = held_out.share(start)
@@ -227,14 +234,14 @@ class _Walk:
 
     def drifts(self) -> tuple[float, float]:
         """How far the outputs are from the original's, before and after."""
-        from ..runtime.deviation import deviation
+        from ..runtime.deviation import deviation, showing
         from ..runtime.runnable import run_feeds
 
-        names = [value.name for value in self.after.graph.output]
-        wanted = {name: self.original.get(name) for name in names}
-        old = list(run_feeds(self.after, self.feeds, threads=self.context.threads))
-        before = {name: [found[name] for found in old] for name in names}
-        after = {name: self.pruned.get(name) for name in names}
+        wanted = {name: self.original.get(name) for name in self.shown}
+        unfitted = showing(self.after, self.shown)
+        old = list(run_feeds(unfitted, self.feeds, threads=self.context.threads))
+        before = {name: [found[name] for found in old] for name in self.shown}
+        after = {name: self.pruned.get(name) for name in self.shown}
         return deviation(wanted, before), deviation(wanted, after)
 
 

@@ -1,10 +1,10 @@
 """Gram matrices of a linear layer's inputs and targets, from what was kept of a run.
 
 Rows are drawn at random from all samples and positions, the same for inputs and targets; every so
-many samples are held out. Each feed gets a thread of ours, and BLAS should have one
-(`one_blas_thread`): small matrices gain nothing from many, and threads that wait for each other on
-a busy machine lose much. The sums are made in the order of the feeds: the same data give the same
-numbers.
+many samples are held out, or, of fewer samples than that, rows. Each feed gets a thread of ours,
+and BLAS should have one (`one_blas_thread`): small matrices gain nothing from many, and threads
+that wait for each other on a busy machine lose much. The sums are made in the order of the feeds:
+the same data give the same numbers.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from .unfold import Rows, input_rows, row_sizes, target_rows
 
 HELD_OUT = 5
 """Every so many samples one is held out."""
-CHUNK = 8192
-"""Rows that are unfolded at a time."""
+CHUNK = 2**23
+"""Numbers that are unfolded at a time."""
+MEMORY = 2**31
+"""Bytes of sums that are added up at a time, unless those of a single feed need more."""
 ROWS_PER_COLUMN = 64
 """So many rows for every column of a layer's input, unless there are fewer."""
 LEAST_ROWS = 32768
@@ -62,11 +64,16 @@ class LayerRows:
         threads: int = 0,
     ) -> None:
         self.layer, self.inputs, self.targets, self.offsets = layer, inputs, targets, offsets
-        self.seed, self.workers = seed, threads or os.cpu_count() or 1
+        self.seed = seed
+        workers, sums = threads or os.cpu_count() or 1, self._empty()
+        self.workers = max(1, min(workers, MEMORY // (2 * (sums.g.nbytes + sums.c.nbytes))))
+        self.chunk = max(1, CHUNK // (layer.groups * (layer.columns + 1)))
         self.counts = [int(np.prod(row_sizes(layer, target))) for target in targets]
         limit = rows or max(ROWS_PER_COLUMN * (layer.columns + 1), LEAST_ROWS)
         self.share = min(limit / max(sum(self.counts), 1), 1.0)
-        self.firsts = np.cumsum([0, *(row_sizes(layer, target)[0] for target in targets)])
+        samples = [row_sizes(layer, target)[0] for target in targets]
+        self.few = sum(samples) < HELD_OUT
+        self.firsts = np.cumsum([0, *(self.counts if self.few else samples)])
 
     def sums(self, rectified: Matrix | None = None) -> tuple[Gram, Gram]:
         """The sums over training and over held-out rows.
@@ -92,12 +99,12 @@ class LayerRows:
         if self.share < 1.0:
             rng = np.random.default_rng([*self.seed, number])
             picked = np.sort(rng.permutation(count)[: math.ceil(count * self.share)])
-        samples = self.firsts[number] + picked // max(count // sizes[0], 1)
-        held = samples % HELD_OUT == HELD_OUT - 1
+        each = 1 if self.few else count // max(sizes[0], 1)
+        held = (self.firsts[number] + picked // max(each, 1)) % HELD_OUT == HELD_OUT - 1
         grams = self._empty(), self._empty()
         for gram, chosen in zip(grams, (picked[~held], picked[held]), strict=True):
-            for start in range(0, len(chosen), CHUNK):
-                where = Rows.of(chosen[start : start + CHUNK], sizes)
+            for start in range(0, len(chosen), self.chunk):
+                where = Rows.of(chosen[start : start + self.chunk], sizes)
                 x = input_rows(self.layer, self.inputs[number], self.targets[number], where)
                 wanted = self._rows(self.targets[number], where)
                 offset = 0.0 if self.offsets is None else self._rows(self.offsets[number], where)

@@ -63,6 +63,11 @@ class Gram:
         return Gram(self.g + other.g, self.c + other.c, self.t + other.t, self.rows + other.rows)
 
     @property
+    def is_finite(self) -> bool:
+        """Whether all rows were finite."""
+        return all(np.isfinite(sums).all() for sums in (self.g, self.c, self.t))
+
+    @property
     def variance(self) -> float:
         """The sum over outputs of the targets' variance."""
         mean = self.c[:, -1] / max(self.rows, 1)

@@ -114,8 +114,12 @@ def run_segments(
 
 
 def segment_model(
-    model: onnx.ModelProto, segment: Segment, values: Mapping[str, Array]
+    model: onnx.ModelProto, segment: Segment, values: Mapping[str, Array | list[Array]]
 ) -> onnx.ModelProto:
+    """The segment as a model, whose inputs have the types of these values (lists: sequences).
+
+    Raises CertificateError for values that are missing, or empty sequences.
+    """
     part = onnx.ModelProto(ir_version=model.ir_version)
     part.opset_import.extend(model.opset_import)
     part.functions.extend(model.functions)
@@ -124,10 +128,15 @@ def segment_model(
     graph.node.extend(segment.nodes)
     graph.initializer.extend(segment.weights)
     for name in segment.reads:
-        if name not in values:
+        value = values.get(name)
+        if value is None or (isinstance(value, list) and not value):
             raise CertificateError(f"no node before its reader computes {name!r}")
-        kind = helper.np_dtype_to_tensor_dtype(values[name].dtype)
-        graph.input.append(helper.make_tensor_value_info(name, kind, None))
+        if isinstance(value, list):
+            kind = helper.np_dtype_to_tensor_dtype(value[0].dtype)
+            graph.input.append(helper.make_tensor_sequence_value_info(name, kind, None))
+        else:
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            graph.input.append(helper.make_tensor_value_info(name, kind, None))
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in segment.makes)
     return part
 

@@ -8,23 +8,34 @@ with whatever reads them, so that their constants may change until then.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from ..ir.errors import CertificateError
+from .runnable import lacks_kernels
+from .seeded import draws, seeded
 from .segments import Segment, node_reads, segment_model
 from .session import Array, Feed, make_session, run
-from .signature import constant_tensor
+from .signature import constant_tensor, fed_inputs
+from .widened import BFLOAT16, FLOATS, uses, widened, widened_feed
+
+Value: TypeAlias = "Array | list[Array]"
+"""A tensor, or the tensors of a sequence."""
+STRETCH = 16
+"""So many nodes are run at a time to see how much memory their values take."""
 
 
 class Stepwise:
     """A model on its way through its nodes, with all feeds.
 
     ``values`` holds, for every feed, the values at hand. ``keep`` names values that are held until
-    they are dropped. The weights of nodes that have not run yet may still be set.
+    they are dropped. The weights of nodes that have not run yet may still be set. Model and feeds
+    are such that `steppable` makes.
     """
 
     def __init__(
@@ -37,7 +48,12 @@ class Stepwise:
     ) -> None:
         self.model = model
         self.threads = threads
-        self.values: list[dict[str, Array]] = [dict(feed) for feed in feeds]
+        inputs = [value.name for value in fed_inputs(model)]
+        self.values = [
+            {name: value for name in inputs if (value := _value(feed, name)) is not None}
+            for feed in feeds
+        ]
+        self.draws = draws(model)
         self.outputs = {value.name for value in model.graph.output}
         self.keep = {*keep, *self.outputs}
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -75,12 +91,20 @@ class Stepwise:
 
     def set_weight(self, name: str, array: Array) -> None:
         """Other numbers for a constant, for the nodes that are still to run."""
+        if name in self.weights:
+            kind = helper.tensor_dtype_to_np_dtype(self.weights[name].data_type)
+            array = array.astype(kind, copy=False)
         self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
 
     def get(self, name: str) -> list[Array]:
-        """A value for every feed; runs up to the node that makes it, if that has not run."""
+        """A tensor for every feed; runs up to the node that makes it, if that has not run.
+
+        Raises CertificateError for a sequence.
+        """
         self.run_to(self.position_of(name) + 1)
-        return [values[name] for values in self.values]
+        if name in self.weights and name not in self.values[0]:
+            return [numpy_helper.to_array(self.weights[name])] * len(self.values)
+        return [_tensor(name, values[name]) for values in self.values]
 
     def drop(self, name: str) -> None:
         """Lets go of a value that was kept, unless it is an output or a later node reads it."""
@@ -113,14 +137,18 @@ class Stepwise:
                 tuple(sorted(read - set(made) - self.weights.keys() - {""})),
                 tuple(makes),
             )
-            session = make_session(
-                segment_model(self.model, segment, self.values[0]), threads=self.threads
-            )
-            for values in self.values:
-                found = run(session, {name: values[name] for name in segment.reads})
-                if len(found) < len(makes):
-                    raise CertificateError("a value that is no tensor cannot be held between nodes")
-                values.update(found)
+            part = segment_model(self.model, segment, self.values[0])
+            session = make_session(part, threads=self.threads)
+            for number, values in enumerate(self.values):
+                if self.draws and number:  # the same numbers for every feed
+                    session = make_session(part, threads=self.threads)
+                found = run(session, _flat({name: values[name] for name in segment.reads}))
+                for name in makes:
+                    value = _value(found, name)
+                    if value is not None:
+                        values[name] = value
+                    elif self.last_use(name) >= stop:
+                        raise CertificateError(f"{name!r} is no tensor and cannot be held")
         self._release()
 
     def _is_constant(self, node: onnx.NodeProto) -> bool:
@@ -150,6 +178,47 @@ class Stepwise:
                 del values[name]
 
 
+def _value(flat: Feed, name: str) -> Value | None:
+    """A value among those that `run` gives or takes; None for what is neither tensor nor sequence
+    of tensors."""
+    if name in flat:
+        return flat[name]
+    places = (f"{name}[{k}]" for k in itertools.count())
+    parts = [flat[place] for place in itertools.takewhile(flat.__contains__, places)]
+    return parts if parts or f"{name}.length" in flat else None
+
+
+def _flat(values: dict[str, Value]) -> dict[str, Array]:
+    """What `run` takes."""
+    found: dict[str, Array] = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            found |= {f"{name}[{k}]": part for k, part in enumerate(value)}
+        else:
+            found[name] = value
+    return found
+
+
+def _tensor(name: str, value: Value) -> Array:
+    if isinstance(value, list):
+        raise CertificateError(f"{name!r} is a sequence, not a tensor")
+    return value
+
+
+def steppable(
+    models: Sequence[onnx.ModelProto], feeds: Sequence[Feed]
+) -> tuple[list[onnx.ModelProto], list[Feed]]:
+    """Models that give the same in every run, in float32 where ONNX Runtime lacks kernels for one
+    of them, and feeds for them.
+
+    Raises CertificateError when a model does not load or run.
+    """
+    found = [seeded(model) if draws(model) else model for model in models]
+    kinds = FLOATS if any(lacks_kernels(model, feeds[0]) for model in found) else BFLOAT16
+    found = [widened(model, kinds) if uses(model, kinds) else model for model in found]
+    return found, [widened_feed(feed, kinds) for feed in feeds]
+
+
 def fitting(
     models: Sequence[onnx.ModelProto], feeds: Sequence[Feed], limit: float, threads: int = 0
 ) -> list[Feed]:
@@ -162,15 +231,27 @@ def fitting(
 def _most_bytes(model: onnx.ModelProto, feed: Feed, threads: int) -> int:
     """The bytes of what a node gives and of all values that it or later nodes read, at the most."""
     steps = Stepwise(model, [feed], threads=threads)
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    there = {value.name for value in (*model.graph.output, *model.graph.input)}
-    made = [name for node in steps.nodes for name in node.output if name and name not in there]
-    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
-    found = run(make_session(whole, threads=threads), feed)
-    change = np.zeros(len(steps.nodes) + 1, np.int64)
-    for name, array in {**feed, **found}.items():
+    count = len(steps.nodes)
+    stops = [*range(STRETCH, count, STRETCH), count]
+    change = np.zeros(count + 1, np.int64)
+    for name, size in _sizes(steps, stops):
         begin = max(steps.position_of(name), 0)
-        change[begin] += array.nbytes
-        change[max(steps.last_use(name), begin) + 1] -= array.nbytes
+        change[begin] += size
+        change[max(steps.last_use(name), begin) + 1] -= size
     return int(np.cumsum(change).max(initial=0))
+
+
+def _sizes(steps: Stepwise, stops: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """All values of the first feed, and their bytes."""
+    held, seen, start = steps.values[0], set[str](), 0
+    for stop in stops:
+        made = {name for node in steps.nodes[start:stop] for name in node.output if name}
+        steps.keep |= made
+        steps.run_to(stop)
+        for name in held.keys() - seen:
+            value = held[name]
+            yield name, sum(a.nbytes for a in (value if isinstance(value, list) else [value]))
+        seen |= held.keys()
+        for name in made:
+            steps.keep -= {name} - steps.outputs
+        start = stop

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from secateur.runtime.grams import LayerRows
 from secateur.runtime.least_squares import Gram, fit
 
-from .pass_runs import Array
+from .pass_runs import Array, build
+from .test_linear import only
+
+WEIGHT = np.random.default_rng(1).standard_normal((4, 2)).astype(np.float32)
 
 
 def data(rows: int = 400, groups: int = 2, noise: float = 0.0) -> tuple[Array, Array, Array]:
@@ -83,3 +87,16 @@ def test_a_start_that_is_best_is_kept() -> None:
     found, ridge, share = fit(gram(x[:10], t[:10] + 1), gram(x[10:], t[10:]), weights)
     assert ridge == np.inf and share < 1e-12
     np.testing.assert_array_equal(found, weights)
+
+
+@pytest.mark.parametrize("counts, held_out", [([1], 7), ([2, 2], 28), ([3, 0, 3], 35)])
+def test_a_fifth_is_held_out_of_samples_or_of_rows(counts: list[int], held_out: int) -> None:
+    """Rows, where there are fewer than five samples; of six samples one, with its 35 rows."""
+    model = build("g (float[N, 35, 4] x) => (float[N, 35, 2] y) { y = MatMul(x, w) }", w=WEIGHT)
+    rng = np.random.default_rng(0)
+    x = [rng.standard_normal((n, 35, 4)).astype(np.float32) for n in counts]
+    rows = LayerRows(only(model), x, [a @ WEIGHT for a in x], seed=[0])
+    train, held = rows.sums()
+    assert held.rows == held_out and train.rows + held.rows == 35 * sum(counts)
+    wide = np.concatenate(x).reshape(-1, 4).astype(np.float64)
+    np.testing.assert_allclose((train + held).g[0, :4, :4], wide.T @ wide)

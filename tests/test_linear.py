@@ -245,3 +245,32 @@ def test_constants_by_another_name_and_shared_ones() -> None:
     for layer, y in zip(layers, run(model, {"x": x}), strict=True):
         assert not layer.has_own_bias
         check(layer, x, y)
+
+
+@pytest.mark.parametrize(
+    "text, shape",
+    [
+        ("float[7, 3] y) { y = Gemm(x, w, b) }", (1,)),
+        ("float[1, 7, 3] y) { z = MatMul(x, w) y = Add(z, b) }", (1, 1, 3)),
+    ],
+)
+def test_what_fits_by_repeating_is_no_bias(text: str, shape: tuple[int, ...]) -> None:
+    model = build(f"g (float[7, 5] x) => ({text}", w=random((5, 3)), b=random(shape))
+    assert all(layer.bias is None for layer in linear_layers(load_model(model).graph))
+
+
+def test_what_a_branch_adds_is_no_bias() -> None:
+    model = build(
+        """g (float[7, 5] x, bool c) => (float[7, 3] y) {
+            z = MatMul(x, w)
+            y = If(c) <
+                then_branch = t () => (float[7, 3] p) { p = Add(z, b) },
+                else_branch = e () => (float[7, 3] q) { q = Expand(b, s) }
+            >
+        }""",
+        w=random((5, 3)),
+        b=random((3,)),
+        s=np.array([7, 3]),
+    )
+    layer = only(model)
+    assert layer.bias is None and layer.output.name == "z"

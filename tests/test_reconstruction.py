@@ -9,6 +9,7 @@ import pytest
 
 import secateur
 from secateur.ir.analysis import Analysis
+from secateur.ir.errors import ModelError
 from secateur.passes.base import PassContext
 from secateur.passes.criteria import score_units
 from secateur.passes.downdates import Consumer, growth, unit_columns
@@ -177,3 +178,44 @@ def test_it_keeps_more_than_norms_do() -> None:
         for c in ("reconstruction", "l2", "random")
     ]
     assert errors[0] < 0.9 * errors[1] and errors[0] < 0.9 * errors[2]
+
+
+def test_models_that_put_out_integers_are_measured_by_what_these_are_made_of() -> None:
+    """Channels that are copies cost less than the others, though no class changes."""
+    rng = np.random.default_rng(0)
+    w, v = rng.standard_normal((8, 12)), rng.standard_normal((12, 5))
+    w[:, 7] = w[:, 2]
+    text = "a = MatMul(x, w) c = Relu(a) d = MatMul(c, v)"
+    arrays: dict[str, Any] = {n: a.astype(np.float32) for n, a in {"w": w, "v": v}.items()}
+    plain, classes = (
+        build(f"g (float[N, 8] x) => ({out}) {{ {text} {last} }}", **arrays)
+        for out, last in (
+            ("float[N, 5] d", ""),
+            ("int64[N] y", "y = ArgMax<axis = 1, keepdims = 0>(d)"),
+        )
+    )
+    data = samples(64, 0, (8,))
+    _, wanted = scores(plain, data)
+    _, found = scores(classes, data)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert np.argmin(found) in (2, 7)
+
+
+def test_units_that_cost_nothing_do_not_scale_the_others() -> None:
+    """Half of the channels are dead: what their removal costs is rounding, and says nothing."""
+    text, shapes, shape = FORMS["no bias"]
+    weights: dict[str, Any] = {n: correlated(s, k) for k, (n, s) in enumerate(shapes.items())}
+    weights["w"][:, ::2] = 0
+    _, found = scores(build(text, **weights), samples(128, 0, shape))
+    fewer = build(text, w=weights["w"][:, 1::2], v=weights["v"][1::2])
+    _, alone = scores(fewer, samples(128, 0, shape))
+    assert found[::2].max() < 0.1 * found[1::2].min()
+    assert found[1::2].sum() == pytest.approx(alone.sum(), rel=0.3)
+
+
+def test_activations_that_are_not_finite_are_refused() -> None:
+    text, shapes, shape = FORMS["no bias"]
+    weights: dict[str, Any] = {n: correlated(s, k) for k, (n, s) in enumerate(shapes.items())}
+    model = build(text.replace("Tanh", "Log"), **weights)
+    with pytest.raises(ModelError, match="'c' is not finite"):
+        scores(model, samples(16, 0, shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -282,3 +283,83 @@ def test_errors() -> None:
     for option in ("samples=1", "rows=-1", "memory=0"):
         with pytest.raises(UsageError, match=option.split("=")[0]):
             pruned(residual(), f"recover{{{option}}}", calibration={"x": samples()})
+
+
+PLAIN = {"w": (8, 16), "v": (16, 4), "u": (8, 4), "b": (4,)}
+ODD: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
+    "a sum that repeats the layer": (
+        "(float[N, 3, 8] x, float[N, 1, 8] z) => (float[N, 3, 4] y) {"
+        " o = MatMul(x, u) a = MatMul(z, w) c = Tanh(a) d = MatMul(c, v) y = Add(d, o) }",
+        {"x": (3, 8), "z": (1, 8)},
+    ),
+    "a sum with infinity": (
+        "(float[N, 8] x, float[N, 4] m) => (float[N, 4] y) {"
+        " r = Relu(m) l = Log(r) a = MatMul(x, w) c = Tanh(a) d = MatMul(c, v) y = Add(d, l) }",
+        {"x": (8,), "m": (4,)},
+    ),
+    "a sequence": (
+        "(float[N, 8] x) => (float[N, 4] y) {"
+        " s = SplitToSequence<axis = 1>(x, k) a = MatMul(x, w) c = Tanh(a) d = MatMul(c, v)"
+        " e = ConcatFromSequence<axis = 1>(s) f = MatMul(e, u) y = Add(d, f) }",
+        {"x": (8,)},
+    ),
+    "an output that is constant": (
+        "(float[N, 8] x) => (float[N, 4] y, float[4] b) {"
+        " a = MatMul(x, w) c = Tanh(a) y = MatMul(c, v) }",
+        {"x": (8,)},
+    ),
+    "a layer over constants": (
+        "(float[N, 8] x) => (float[N, 4] y) {"
+        " t = Transpose(w) p = MatMul(t, q) r = Transpose(p) a = MatMul(x, r) c = Tanh(a)"
+        " y = MatMul(c, v) }",
+        {"x": (8,)},
+    ),
+}
+
+
+@pytest.mark.parametrize("criterion", ["l2", "reconstruction"])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_graphs_come_back_too(name: str, criterion: str) -> None:
+    text, shapes = ODD[name]
+    weights: dict[str, Any] = {n: correlated(s, k) for k, (n, s) in enumerate(PLAIN.items())}
+    weights |= {"q": np.eye(8, dtype=np.float32), "k": np.array(4)}
+    used = {n: a for n, a in weights.items() if re.search(rf"\b{n}\b", text)}
+    original = build(f"g {text}", **used)
+    data = {n: samples(200, 0, s) for n, s in shapes.items()}
+    fresh = {n: samples(64, 1, s) for n, s in shapes.items()}
+    errors = []
+    for pipeline in ("prune{ratio=0.4 criterion=%s}", "prune{ratio=0.4 criterion=%s},recover"):
+        model = to_proto(pruned(original, pipeline % criterion, calibration=data).model)
+        wanted, found = (run(m, fresh)[0] for m in (original, model))
+        finite = np.isfinite(wanted)
+        errors.append(float(np.square(found[finite] - wanted[finite]).mean()))
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE])
+def test_types_without_kernels(kind: int) -> None:
+    """ONNX Runtime convolves neither: what is fitted is compared in float32."""
+    original = residual()
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    for tensor in original.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor).astype(dtype)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    for value in (*original.graph.input, *original.graph.output):
+        value.type.tensor_type.elem_type = kind
+    both = pruned(
+        original,
+        "prune{ratio=0.4 criterion=reconstruction},recover",
+        calibration={"x": samples(64).astype(dtype)},
+    )
+    statistics = both.results[-1].statistics
+    assert statistics["drift"] < 0.2 * statistics["drift-before"]
+    assert {t.data_type for t in to_proto(both.model).graph.initializer} == {kind}
+
+
+def test_noise_is_as_many_samples_where_the_model_takes_one_at_a_time() -> None:
+    original = residual()
+    for value in (*original.graph.input, *original.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    found = pruned(original, "prune{ratio=0.4},recover{data=noise samples=24}")
+    statistics = found.results[-1].statistics
+    assert statistics["samples"] == 24 and statistics["drift"] < 0.5 * statistics["drift-before"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from secateur.runtime.stepwise import Stepwise, fitting
+from secateur.runtime.stepwise import Stepwise, fitting, steppable
 
 from .pass_runs import Array, build, run
 
@@ -96,3 +97,44 @@ def test_constants_of_nodes_over_constants_can_change_until_somebody_reads_them(
     steps.set_weight("s", np.array(2.0, np.float32))
     for feed, found in zip(feeds(), steps.get("y"), strict=True):
         np.testing.assert_allclose(found, 4 * run(made, feed)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_sequences_and_constants_are_held() -> None:
+    made = build(
+        "g (float[N, 4] x) => (float[N, 4] y, float[1] c) {"
+        " c = Constant<value = float[1] {2.0}>() s = SplitToSequence<axis = 1>(x, n)"
+        " a = Relu(x) b = ConcatFromSequence<axis = 1>(s) y = Mul(b, c) }",
+        n=np.array(2),
+    )
+    steps = Stepwise(made, feeds())
+    steps.run_to(steps.position_of("a"))
+    for feed, y, c in zip(feeds(), steps.get("y"), steps.get("c"), strict=True):
+        np.testing.assert_array_equal(y, 2 * feed["x"])
+        np.testing.assert_array_equal(c, [2.0])
+
+
+def test_types_without_kernels_are_stepped_through_in_float32() -> None:
+    wide = model()
+    double = onnx.ModelProto()
+    double.CopyFrom(wide)
+    for tensor in double.graph.initializer:
+        array = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for node in double.graph.node:
+        if node.op_type == "Constant":
+            array = numpy_helper.to_array(node.attribute[0].t).astype(ml_dtypes.bfloat16)
+            node.attribute[0].t.CopyFrom(numpy_helper.from_array(array))
+    for value in (*double.graph.input, *double.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.BFLOAT16
+    narrow = [{"x": feed["x"].astype(ml_dtypes.bfloat16)} for feed in feeds()]
+    (stepped,), given = steppable([double], narrow)
+    steps = Stepwise(stepped, given)
+    steps.set_weight("u", np.ones((6, 3), ml_dtypes.bfloat16))
+    found = steps.get("y")
+    assert found[0].dtype == np.float32 and fitting([stepped], given, 1e9) == given
+    for tensor in wide.graph.initializer:
+        array = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16).astype(np.float32)
+        array = np.ones_like(array) if tensor.name == "u" else array
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for feed, y in zip(given, found, strict=True):
+        np.testing.assert_allclose(y, run(wide, dict(feed))[0], rtol=1e-5, atol=1e-5)
