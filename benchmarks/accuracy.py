@@ -95,6 +95,7 @@ def _peer_row(row: Row, rows: Rows, options: argparse.Namespace) -> Row:
             test = load_pictures(options.data, "png")
             seen = images[: cifar_peer.SEEN]
             criteria, where = options.criteria or cifar_peer.CRITERIA, options.where
+            row.options |= {"criteria": list(criteria), "where": where}
             found = cifar_peer.best(path, row.target, seen, test, start, criteria, where)
             row.found = dict(sorted(found.items(), key=lambda item: -item[1]))
         else:
