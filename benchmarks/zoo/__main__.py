@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         "What is done is not done again.",
     )
     add = made.add_argument
-    add("--only", action="append", default=[], metavar="GLOB", help="only these cases")
+    add("--only", action="append", default=[], metavar="GLOB", help="only these, in this order")
     add("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="only these steps")
     add("--jobs", type=int, default=2, help="cases at a time (default 2)")
     add("--work", type=Path, default=Path("zoo-work"), help="results and exported files")
@@ -90,14 +90,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ratio=given.ratio,
     )
 
+    def rank(name: str) -> int:
+        """The first of the globs that the name matches, their number if none does."""
+        matching = (i for i, glob in enumerate(given.only) if fnmatch.fnmatch(name, glob))
+        return next(matching, len(given.only))
+
     def wanted(name: str) -> bool:
-        return not given.only or any(fnmatch.fnmatch(name, glob) for glob in given.only)
+        return not given.only or rank(name) < len(given.only)
 
     if given.list or not given.no_run:
         found, notes = list_cases(options, given.modules or modules())
         for note in notes:
             say(note)
-        entries = [entry for entry in found if wanted(entry.name)]
+        entries = sorted((e for e in found if wanted(e.name)), key=lambda e: rank(e.name))
         if given.list:
             print("\n".join(entry.name for entry in entries))
             return
