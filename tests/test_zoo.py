@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from benchmarks.zoo import __main__ as zoo
-from benchmarks.zoo import catalog, record, report, runner, shares
+from benchmarks.zoo import catalog, origin, record, records, report, runner, shares
 
 MODULE = "tests.zoo_cases"
 PARAMETERS = 8 * 32 + 32 + 32 * 4
@@ -241,3 +241,109 @@ def test_the_table_of_a_run_is_written(work: Path, tmp_path: Path) -> None:
     assert cells(text, "mlp")[1:5] == ["1+0", "32+0", "1.00 / 1.00", "0.50 / 0.50"]
     assert "operator 'fold' is not supported" in text
     assert "crash" not in text
+
+
+# ---- records ------------------------------------------------------------------------------------
+
+
+def test_records_take_the_place_of_a_lost_folder(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, pages = tmp_path / "records.jsonl", [tmp_path / "before.md", tmp_path / "after.md"]
+    command(work, "--no-run", "--records", str(file), "--table", str(pages[0]))
+    text = file.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    cases = [line["case"] for line in lines if "case" in line]
+    assert cases == ["broken/crash", "tiny/mlp", "tiny/refuse"]
+    (kept,) = [line["steps"]["secateur"] for line in lines if line.get("case") == "tiny/mlp"]
+    found = result(work, "tiny/mlp", "secateur")
+    assert kept["speedup"]["ratio"] == pytest.approx(found["speedup"]["ratio"], rel=1e-3)
+    assert (kept["units"], kept["code"]) == (found["units"], origin.code())
+    assert str(found["speedup"]["ratio"]) not in text, "rounded"
+    assert "kept" not in kept and "trace" not in text
+    assert len([line for line in lines if "environment" in line]) < 6, "written once each"
+
+    new = tmp_path / "new"
+    more = ("--records", str(file), "--table", str(pages[1]))
+    command(new, "--only", "tiny/*", "--only", "broken/crash", *more)
+    assert capsys.readouterr().err == "", "all is done"
+    assert pages[1].read_text() == pages[0].read_text()
+    assert file.read_text() == text
+    assert not (new / "tiny/mlp/files").exists()
+
+
+def test_records_are_written_when_a_run_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(zoo, "say", stop)
+    file = tmp_path / "records.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        command(tmp_path / "work", "--only", "tiny/*", "--jobs", "1", "--records", str(file))
+    assert list(dict(records.read_records(file))["tiny/mlp"]) == ["export"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["records.jsonl"]
+
+
+def test_records_are_written_now_and_then(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = records.Keeper(work, tmp_path / "records.jsonl")
+    keeper.tick()
+    assert not keeper.file.exists()
+    keeper.next -= records.EVERY
+    keeper.tick()
+    assert keeper.file.exists()
+
+
+def test_a_result_of_the_folder_is_newer_than_the_record(tmp_path: Path) -> None:
+    file, folder = tmp_path / "records.jsonl", tmp_path / "f/m"
+    file.write_text(records.pack([("f/m", {"export": {"status": "ok", "bytes": 1}})]))
+    folder.mkdir(parents=True)
+    record.write_result(folder / "export.json", {"case": "f/m", "status": "ok", "bytes": 2})
+    records.unpack(file, tmp_path)
+    assert record.read_result(folder / "export.json") == {
+        "case": "f/m",
+        "status": "ok",
+        "bytes": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[1]", '{"case": "f/m"}', '{"case": "f/m", "steps": {"export": {"made_in": "x"}}}'],
+)
+def test_what_is_no_record_is_said(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "records.jsonl"
+    file.write_text(line + "\n")
+    with pytest.raises(SystemExit):
+        command(tmp_path / "work", "--no-run", "--records", str(file))
+    assert f"{file}, line 1: not a record of the zoo" in capsys.readouterr().err
+    assert file.read_text() == line + "\n"
+
+
+def test_rows_of_several_sittings_are_told_apart() -> None:
+    def made(when: str, machine: str, code: str) -> dict[str, str]:
+        return {"when": when, "machine": machine, "code": code}
+
+    def case(when: str, machine: str, code: str) -> dict[str, dict[str, Any]]:
+        return {
+            "export": EXPORT | made("2026-01-01 00:00", "elsewhere", "c0"),
+            "secateur": ours(0.6, 0.8) | made(when, machine, code),
+        }
+
+    cases = {
+        "f/new": case("2026-02-03 10:00", "8 cores", "c2"),
+        "f/newer": case("2026-02-03 11:00", "8 cores", "c2"),
+        "f/old": case("2026-02-01 09:00", "8 cores", "c1"),
+    }
+    text = report.table(report.rows_of(cases.items()))
+    assert "1. 1 models: 2026-02-01 09:00 (UTC), 8 cores, code c1\n" in text
+    assert "2. 2 models: 2026-02-03 10:00 to 2026-02-03 11:00 (UTC), 8 cores, code c2\n" in text
+    assert [cells(text, name)[-1] for name in ("new", "newer", "old")] == ["2", "2", "1"]
+    one = report.table(report.rows_of([("f/old", cases["f/old"])]))
+    assert "\n1 models: 2026-02-01 09:00 (UTC), 8 cores, code c1.\n" in one
+    assert "sitting" not in one.partition("## f")[2]

@@ -88,10 +88,15 @@ def list_cases(options: Options, modules: Sequence[str]) -> tuple[list[Entry], l
 def run_all(
     entries: Sequence[Entry], options: Options, say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Runs what is not done yet of all cases; ``say`` gets one line per step."""
+    """Runs what is not done yet of all cases; ``say`` gets one line per step. An interrupt lets the
+    cases end that are running, and starts no other."""
     with ThreadPoolExecutor(options.jobs) as pool:
-        for _ in pool.map(lambda entry: run_case(entry, options, say), entries):
-            pass
+        try:
+            for _ in pool.map(lambda entry: run_case(entry, options, say), entries):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def run_case(entry: Entry, options: Options, say: Callable[[str], None]) -> None:
