@@ -144,7 +144,8 @@ def table(rows: Sequence[Row], note: str = "") -> str:
     parts = ["# Zoo", LEGEND, _versions(rows), _origins(sittings), *([note] if note else [])]
     parts += ["## Summary", summary(rows)]
     for family, members in _families(rows).items():
-        header, cells = HEADER, [_cells(row) for row in members]
+        header: Sequence[str] = HEADER
+        cells = [_cells(row) for row in members]
         if len(sittings) > 1:
             header = (*header, "sitting")
             numbers = {origin: str(number) for number, origin in enumerate(sittings, 1)}
