@@ -11,7 +11,16 @@ import onnx
 import pytest
 
 from benchmarks.zoo import __main__ as zoo
-from benchmarks.zoo import catalog, origin, record, records, report, runner, shares
+from benchmarks.zoo import (
+    catalog,
+    origin,
+    record,
+    records,
+    report,
+    runner,
+    shares,
+    torch_pruning_step,
+)
 
 MODULE = "tests.zoo_cases"
 PARAMETERS = 8 * 32 + 32 + 32 * 4
@@ -131,6 +140,33 @@ def test_shares_from_shapes() -> None:
     assert shares.prunable_share({"w": [8, 8]}, {"w": [8, 6]}, 0.5) == pytest.approx(0.5)
     assert shares.prunable_share({"w": [8, 8]}, {"w": [6, 6]}, 0.5) == pytest.approx(0.75)
     assert shares.prunable_share({"w": [3]}, {"w": [1]}, 0.5) == 1
+
+
+class Part:
+    """What the step of Torch-Pruning asks of a PyTorch module: its parts, and attributes."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.__dict__ |= attributes
+
+    def named_children(self) -> list[tuple[str, Part]]:
+        return [(name, part) for name, part in vars(self).items() if isinstance(part, Part)]
+
+    def modules(self) -> list[Part]:
+        return [self, *(m for _, part in self.named_children() for m in part.modules())]
+
+
+def test_modules_remember_the_head_sizes_that_pruning_left() -> None:
+    qkv, query = Part(out_features=3 * 4 * 16), Part(out_features=4 * 16)
+    packed = Part(qkv=qkv, num_heads=4, head_dim=16, attn_dim=64, embed_dim=64)
+    plain = Part(query=query, attention_head_size=16, all_head_size=64, head_dim=7)
+    other = Part(head_dim=16)
+    widths = {qkv: 3 * 4 * 16, query: 4 * 16}
+    vars(qkv)["out_features"], vars(query)["out_features"] = 3 * 4 * 8, 4 * 10
+    model = Part(first=packed, second=plain, last=other)
+    torch_pruning_step.restate_heads(model, {qkv: 4, query: 4}, widths)
+    assert vars(packed).items() >= {"head_dim": 8, "attn_dim": 32, "embed_dim": 64}.items()
+    assert vars(plain).items() >= {"attention_head_size": 10, "all_head_size": 40}.items()
+    assert vars(plain)["head_dim"] == 7 and vars(other)["head_dim"] == 16
 
 
 def ours(macs: float, share: float, **more: Any) -> dict[str, Any]:
