@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +88,24 @@ def test_limits_end_a_step(case: str, limits: dict[str, Any], why: str, tmp_path
     found = runner.run_step(spec, runner.Options(tmp_path, **limits))
     assert found["status"] == "failed" and found["reason"].startswith(why)
     assert record.read_result(spec.done) == found
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs Linux's schedstat")
+def test_waiting_for_a_processor_does_not_count_as_time() -> None:
+    """Two processes that share one processor wait half of their time; one that sleeps does not."""
+    processor = min(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, [{processor}])\nwhile True: pass"
+    commands = (spin, spin, "import time; time.sleep(60)")
+    running = [subprocess.Popen([sys.executable, "-c", text]) for text in commands]
+    try:
+        time.sleep(2)
+        first, second, sleeper = (runner.waited(process.pid) for process in running)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert first + second > 0.8
+    assert sleeper < min(first, second)
 
 
 def test_what_is_done_is_not_done_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

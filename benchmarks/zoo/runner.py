@@ -186,14 +186,17 @@ def run_step(spec: Spec, options: Options) -> Result:
 
 
 def _watch(process: subprocess.Popen[bytes], timeout: float, memory: float) -> tuple[str, int]:
-    """Waits for the process, or ends it; the limit it broke ("" if none), and its peak memory."""
-    end, peak, why = time.monotonic() + timeout, 0, ""
+    """Waits for the process, or ends it; the limit it broke ("" if none), and its peak memory.
+
+    Time that it waits for a processor does not count, so that other work fails no step.
+    """
+    begin, peak, why = time.monotonic(), 0, ""
     while process.poll() is None:
         used = memory_of(process.pid)
         peak = max(peak, used)
         if used > memory:
             why = f"more than {memory / 1e9:.3g} GB of memory"
-        elif time.monotonic() > end:
+        elif time.monotonic() - begin - waited(process.pid) > timeout:
             why = f"more than {timeout:g} s"
         if why:
             with suppress(ProcessLookupError):
@@ -211,6 +214,14 @@ def memory_of(pid: int) -> int:
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def waited(pid: int) -> float:
+    """Seconds that a process was ready to run but had no processor; 0 where the system does not
+    say. See the kernel's documentation of ``schedstat``."""
+    with suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    return 0.0
 
 
 def _tidy(spec: Spec, keep: float) -> None:
