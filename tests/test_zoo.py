@@ -16,6 +16,7 @@ import pytest
 from benchmarks.zoo import __main__ as zoo
 from benchmarks.zoo import (
     catalog,
+    nursery,
     origin,
     record,
     records,
@@ -85,7 +86,8 @@ def test_a_failed_step_is_one_result_with_its_reason(work: Path) -> None:
 def test_limits_end_a_step(case: str, limits: dict[str, Any], why: str, tmp_path: Path) -> None:
     (tmp_path / case).mkdir(parents=True)
     spec = record.Spec(case, MODULE, "export", str(tmp_path / case))
-    found = runner.run_step(spec, runner.Options(tmp_path, **limits))
+    with nursery.Nursery(1) as forking:
+        found = runner.run_step(spec, runner.Options(tmp_path, **limits), forking)
     assert found["status"] == "failed" and found["reason"].startswith(why)
     assert record.read_result(spec.done) == found
 
