@@ -4,7 +4,8 @@ The work folder holds a file for every case and step, beside exported models; it
 machine. The records file holds the same results, one line per case, so that several sittings on
 several machines add up. It is JSON lines: first the environments (machine and versions of the
 libraries) under short names, which results then say instead, then the cases by name. Floats are
-rounded, and what only helps to find a bug (``kept``, ``trace``) is left out.
+rounded, what only helps to find a bug (``kept``, ``trace``) is left out, and a step that
+``repeats`` another one says only what differs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .record import Result, read_cases, write_result
 
 DIGITS = 4
 """Significant digits of floats."""
+OURS = ("secateur", "secateur-inexact")
 ENVIRONMENT = ("machine", "versions")
 BULK = ("case", "step", "kept", "trace")
 EVERY = 120.0
@@ -50,16 +52,18 @@ def read_records(file: Path) -> Iterator[tuple[str, dict[str, Result]]]:
             if "environment" in found:
                 environments[found.pop("environment")] = found
                 continue
-            case = (
-                found["case"],
-                {
-                    step: _without(result, "made_in") | environments[result["made_in"]]
-                    for step, result in found["steps"].items()
-                },
-            )
+            name, results = found["case"], found["steps"]
+            steps = {step: _unpacked(r, results, environments) for step, r in results.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}, line {number + 1}: not a record of the zoo") from error
-        yield case
+        yield name, steps
+
+
+def _unpacked(
+    result: Result, results: Mapping[str, Result], environments: Mapping[str, Result]
+) -> Result:
+    whole = results[result["repeats"]] | result if "repeats" in result else result
+    return _without(whole, "made_in", "repeats") | environments[whole["made_in"]]
 
 
 def pack(cases: Iterable[tuple[str, Mapping[str, Result]]]) -> str:
@@ -67,8 +71,9 @@ def pack(cases: Iterable[tuple[str, Mapping[str, Result]]]) -> str:
     environments: dict[str, str] = {}
     lines = []
     for name, steps in sorted(cases, key=lambda case: case[0]):
-        line = {"case": name, "steps": {s: _packed(r, environments) for s, r in steps.items()}}
-        lines.append(json.dumps(line))
+        results = {step: _packed(result, environments) for step, result in steps.items()}
+        _shorten(results, *OURS)
+        lines.append(json.dumps({"case": name, "steps": results}))
     heads = [
         json.dumps({"environment": key, **json.loads(text)})
         for key, text in sorted(environments.items())
@@ -83,6 +88,14 @@ def _packed(result: Result, environments: dict[str, str]) -> Result:
     environments[key] = text
     packed: Result = _rounded(_without(result, *BULK, *ENVIRONMENT))
     return packed | {"made_in": key}
+
+
+def _shorten(results: dict[str, Result], first: str, second: str) -> None:
+    """Lets the second step say only what differs from the first, if both are there."""
+    one, other = results.get(first), results.get(second)
+    if one is not None and other is not None and one.keys() <= other.keys():
+        new = {key: value for key, value in other.items() if one.get(key) != value}
+        results[second] = {"repeats": first, **new}
 
 
 def _without(result: Result, *keys: str) -> Result:
