@@ -146,7 +146,7 @@ def run_case(entry: Entry, options: Options, say: Callable[[str], None], nursery
         say(head if result["status"] == "ok" else f"{head}: {result.get('reason', '')}")
         if step == "export" and result["status"] != "ok":
             break
-    _tidy(specs["export"], options.keep)
+    _tidy(specs["export"], options.keep, specs["torch-pruning"].done.exists())
 
 
 def _forget(specs: Mapping[str, Spec], options: Options) -> None:
@@ -224,14 +224,16 @@ def waited(pid: int) -> float:
     return 0.0
 
 
-def _tidy(spec: Spec, keep: float) -> None:
-    """Leaves only the exported model, and that only when it is small enough."""
+def _tidy(spec: Spec, keep: float, peer_done: bool) -> None:
+    """Leaves the exported model, and what its peer starts from until that is done; both only when
+    they are small enough."""
     if not spec.files.is_dir():
         return
     model = spec.model.parent
     size = sum(file.stat().st_size for file in model.rglob("*")) if model.is_dir() else 0
     for found in spec.files.iterdir():
         if found.is_file():
-            found.unlink()
+            if found != spec.peer or peer_done or found.stat().st_size > keep:
+                found.unlink()
         elif found != model or size > keep:
             shutil.rmtree(found)
