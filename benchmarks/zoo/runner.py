@@ -217,11 +217,14 @@ def memory_of(pid: int) -> int:
 
 
 def waited(pid: int) -> float:
-    """Seconds that a process was ready to run but had no processor; 0 where the system does not
-    say. See the kernel's documentation of ``schedstat``."""
-    with suppress(OSError, IndexError):
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    return 0.0
+    """Seconds that the thread of a process that waited most was ready to run but had no processor
+    (the others may have waited for it); 0 where the system does not say. See the kernel's
+    documentation of ``schedstat``."""
+    most = 0.0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError, IndexError):  # the thread ended
+            most = max(most, int(path.read_text().split()[1]) / 1e9)
+    return most
 
 
 def _tidy(spec: Spec, keep: float, peer_done: bool) -> None:
