@@ -135,7 +135,7 @@ model computes what the original does with the removed units at zero.
 - **analyse s, all s**: of the analysis; of analysis, pruning and certificate (exact).
 - **TP**: Torch-Pruning on the module, **onnxsim**: its structured pruning on the same file, both
   at 0.5. *broken*: the result does not run, or gives outputs of other shapes. **Bold**: better
-  than Secateur with all groups. A dash: does not apply."""
+  than Secateur with all groups. A dash: does not apply, or not run yet."""
 
 
 def table(rows: Sequence[Row], note: str = "") -> str:
