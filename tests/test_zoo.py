@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,17 @@ import onnx
 import pytest
 
 from benchmarks.zoo import __main__ as zoo
-from benchmarks.zoo import catalog, record, report, runner, shares
+from benchmarks.zoo import (
+    catalog,
+    nursery,
+    origin,
+    record,
+    records,
+    report,
+    runner,
+    shares,
+    torch_pruning_step,
+)
 
 MODULE = "tests.zoo_cases"
 PARAMETERS = 8 * 32 + 32 + 32 * 4
@@ -73,9 +86,28 @@ def test_a_failed_step_is_one_result_with_its_reason(work: Path) -> None:
 def test_limits_end_a_step(case: str, limits: dict[str, Any], why: str, tmp_path: Path) -> None:
     (tmp_path / case).mkdir(parents=True)
     spec = record.Spec(case, MODULE, "export", str(tmp_path / case))
-    found = runner.run_step(spec, runner.Options(tmp_path, **limits))
+    with nursery.Nursery(1) as forking:
+        found = runner.run_step(spec, runner.Options(tmp_path, **limits), forking)
     assert found["status"] == "failed" and found["reason"].startswith(why)
     assert record.read_result(spec.done) == found
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs Linux's schedstat")
+def test_waiting_for_a_processor_does_not_count_as_time() -> None:
+    """Two processes that share one processor wait half of their time; one that sleeps does not."""
+    processor = min(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, [{processor}])\nwhile True: pass"
+    commands = (spin, spin, "import time; time.sleep(60)")
+    running = [subprocess.Popen([sys.executable, "-c", text]) for text in commands]
+    try:
+        time.sleep(2)
+        first, second, sleeper = (runner.waited(process.pid) for process in running)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert first + second > 0.8
+    assert sleeper < min(first, second)
 
 
 def test_what_is_done_is_not_done_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +163,33 @@ def test_shares_from_shapes() -> None:
     assert shares.prunable_share({"w": [8, 8]}, {"w": [8, 6]}, 0.5) == pytest.approx(0.5)
     assert shares.prunable_share({"w": [8, 8]}, {"w": [6, 6]}, 0.5) == pytest.approx(0.75)
     assert shares.prunable_share({"w": [3]}, {"w": [1]}, 0.5) == 1
+
+
+class Part:
+    """What the step of Torch-Pruning asks of a PyTorch module: its parts, and attributes."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.__dict__ |= attributes
+
+    def named_children(self) -> list[tuple[str, Part]]:
+        return [(name, part) for name, part in vars(self).items() if isinstance(part, Part)]
+
+    def modules(self) -> list[Part]:
+        return [self, *(m for _, part in self.named_children() for m in part.modules())]
+
+
+def test_modules_remember_the_head_sizes_that_pruning_left() -> None:
+    qkv, query = Part(out_features=3 * 4 * 16), Part(out_features=4 * 16)
+    packed = Part(qkv=qkv, num_heads=4, head_dim=16, attn_dim=64, embed_dim=64)
+    plain = Part(query=query, attention_head_size=16, all_head_size=64, head_dim=7)
+    other = Part(head_dim=16)
+    widths = {qkv: 3 * 4 * 16, query: 4 * 16}
+    vars(qkv)["out_features"], vars(query)["out_features"] = 3 * 4 * 8, 4 * 10
+    model = Part(first=packed, second=plain, last=other)
+    torch_pruning_step.restate_heads(model, {qkv: 4, query: 4}, widths)
+    assert vars(packed).items() >= {"head_dim": 8, "attn_dim": 32, "embed_dim": 64}.items()
+    assert vars(plain).items() >= {"attention_head_size": 10, "all_head_size": 40}.items()
+    assert vars(plain)["head_dim"] == 7 and vars(other)["head_dim"] == 16
 
 
 def ours(macs: float, share: float, **more: Any) -> dict[str, Any]:
@@ -241,3 +300,114 @@ def test_the_table_of_a_run_is_written(work: Path, tmp_path: Path) -> None:
     assert cells(text, "mlp")[1:5] == ["1+0", "32+0", "1.00 / 1.00", "0.50 / 0.50"]
     assert "operator 'fold' is not supported" in text
     assert "crash" not in text
+
+
+# ---- records ------------------------------------------------------------------------------------
+
+
+def test_records_take_the_place_of_a_lost_folder(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, page = tmp_path / "records.jsonl", tmp_path / "zoo.md"
+    command(work, "--no-run", "--records", str(file))
+    text = file.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    cases = [line["case"] for line in lines if "case" in line]
+    assert cases == ["broken/crash", "tiny/mlp", "tiny/refuse"]
+    (kept,) = [line["steps"]["secateur"] for line in lines if line.get("case") == "tiny/mlp"]
+    found = result(work, "tiny/mlp", "secateur")
+    assert kept["speedup"]["ratio"] == pytest.approx(found["speedup"]["ratio"], rel=1e-3)
+    assert (kept["units"], kept["code"]) == (found["units"], origin.code())
+    assert str(found["speedup"]["ratio"]) not in text, "rounded"
+    assert "kept" not in kept and "trace" not in text
+    found_again = dict(records.read_records(file))["tiny/mlp"]
+    assert {s: sorted(r) for s, r in found_again.items()} == {
+        s: sorted(result(work, "tiny/mlp", s).keys() - {"case", "step", "kept", "trace"})
+        for s in found_again
+    }
+    assert len([line for line in lines if "environment" in line]) < 6, "written once each"
+
+    new = tmp_path / "new"
+    more = ("--records", str(file), "--table", str(page))
+    command(new, "--only", "tiny/*", "--only", "broken/crash", *more)
+    assert capsys.readouterr().err == "", "all is done"
+    assert cells(page.read_text(), "mlp")[1:5] == ["1+0", "32+0", "1.00 / 1.00", "0.50 / 0.50"]
+    assert file.read_text() == text
+    assert not (new / "tiny/mlp/files").exists()
+
+
+def test_records_are_written_when_a_run_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(zoo, "say", stop)
+    file = tmp_path / "records.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        command(tmp_path / "work", "--only", "tiny/*", "--jobs", "1", "--records", str(file))
+    assert list(dict(records.read_records(file))["tiny/mlp"]) == ["export"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["records.jsonl"]
+
+
+def test_records_are_written_now_and_then(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = records.Keeper(work, tmp_path / "records.jsonl")
+    keeper.tick()
+    assert not keeper.file.exists()
+    keeper.next -= records.EVERY
+    keeper.tick()
+    assert keeper.file.exists()
+
+
+def test_a_result_of_the_folder_is_newer_than_the_record(tmp_path: Path) -> None:
+    file, folder = tmp_path / "records.jsonl", tmp_path / "f/m"
+    file.write_text(records.pack([("f/m", {"export": {"status": "ok", "bytes": 1}})]))
+    folder.mkdir(parents=True)
+    record.write_result(folder / "export.json", {"case": "f/m", "status": "ok", "bytes": 2})
+    records.unpack(file, tmp_path)
+    assert record.read_result(folder / "export.json") == {
+        "case": "f/m",
+        "status": "ok",
+        "bytes": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[1]", '{"case": "f/m"}', '{"case": "f/m", "steps": {"export": {"made_in": "x"}}}'],
+)
+def test_what_is_no_record_is_said(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "records.jsonl"
+    file.write_text(line + "\n")
+    with pytest.raises(SystemExit):
+        command(tmp_path / "work", "--no-run", "--records", str(file))
+    assert f"{file}, line 1: not a record of the zoo" in capsys.readouterr().err
+    assert file.read_text() == line + "\n"
+
+
+def test_rows_of_several_sittings_are_told_apart() -> None:
+    def made(when: str, machine: str, code: str) -> dict[str, str]:
+        return {"when": when, "machine": machine, "code": code}
+
+    def case(when: str, machine: str, code: str) -> dict[str, dict[str, Any]]:
+        return {
+            "export": EXPORT | made("2026-01-01 00:00", "elsewhere", "c0"),
+            "secateur": ours(0.6, 0.8) | made(when, machine, code),
+        }
+
+    cases = {
+        "f/new": case("2026-02-03 10:00", "8 cores", "c2"),
+        "f/newer": case("2026-02-03 11:00", "8 cores", "c2"),
+        "f/old": case("2026-02-01 09:00", "8 cores", "c1"),
+    }
+    text = report.table(report.rows_of(cases.items()))
+    assert "1. 1 models: 2026-02-01 09:00 (UTC), 8 cores, code c1\n" in text
+    assert "2. 2 models: 2026-02-03 10:00 to 2026-02-03 11:00 (UTC), 8 cores, code c2\n" in text
+    assert [cells(text, name)[-1] for name in ("new", "newer", "old")] == ["2", "2", "1"]
+    one = report.table(report.rows_of([("f/old", cases["f/old"])]))
+    assert "\n1 models: 2026-02-01 09:00 (UTC), 8 cores, code c1.\n" in one
+    assert "sitting" not in one.partition("## f")[2]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from . import report
 from .catalog import modules
 from .record import STEPS, read_cases
+from .records import Keeper, unpack
 from .runner import Options, list_cases, run_all
 
 
@@ -26,10 +28,11 @@ def parser() -> argparse.ArgumentParser:
         "What is done is not done again.",
     )
     add = made.add_argument
-    add("--only", action="append", default=[], metavar="GLOB", help="only these cases")
+    add("--only", action="append", default=[], metavar="GLOB", help="only these, in this order")
     add("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="only these steps")
     add("--jobs", type=int, default=2, help="cases at a time (default 2)")
     add("--work", type=Path, default=Path("zoo-work"), help="results and exported files")
+    add("--records", type=Path, metavar="FILE", help="a text file that keeps all results")
     add("--redo", action="append", default=[], metavar="GLOB", help="again: NAME or NAME:STEP")
     add("--retry", action="store_true", help="what failed, again")
     add(
@@ -90,20 +93,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ratio=given.ratio,
     )
 
-    def wanted(name: str) -> bool:
-        return not given.only or any(fnmatch.fnmatch(name, glob) for glob in given.only)
+    def rank(name: str) -> int:
+        """The first of the globs that the name matches, their number if none does."""
+        matching = (i for i, glob in enumerate(given.only) if fnmatch.fnmatch(name, glob))
+        return next(matching, len(given.only))
 
+    def wanted(name: str) -> bool:
+        return not given.only or rank(name) < len(given.only)
+
+    keeper = Keeper(given.work, given.records) if given.records and not given.list else None
+    if keeper:
+        try:
+            unpack(given.records, given.work)
+        except ValueError as error:
+            made.error(f"--records: {error}")
     if given.list or not given.no_run:
         found, notes = list_cases(options, given.modules or modules())
         for note in notes:
             say(note)
-        entries = [entry for entry in found if wanted(entry.name)]
+        entries = sorted((e for e in found if wanted(e.name)), key=lambda e: rank(e.name))
         if given.list:
             print("\n".join(entry.name for entry in entries))
             return
         if not entries:
             made.error("--only: no case has such a name; see --list")
-        run_all(entries, options, say)
+        if keeper:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+        def progress(line: str) -> None:
+            say(line)
+            if keeper:
+                keeper.tick()
+
+        try:
+            run_all(entries, options, progress)
+        finally:
+            if keeper:
+                keeper.write()
+    elif keeper:
+        keeper.write()
     rows = report.rows_of((name, steps) for name, steps in read_cases(given.work) if wanted(name))
     for asked, text in (
         (given.summary, report.summary),

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .origin import origin
+
 Result = dict[str, Any]
 
 STEPS = ("export", "secateur", "secateur-inexact", "torch-pruning", "onnxsim")
@@ -81,6 +83,7 @@ class Record:
             "step": spec.step,
             "status": "failed",
             "stage": "start",
+            **origin(),
         }
         self.write()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,6 +45,20 @@ class Row:
     @property
     def family(self) -> str:
         return self.name.partition("/")[0]
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Machine and state of Secateur's code, of its pruning if there is one."""
+        return (self._origin("machine"), self._origin("code"))
+
+    @property
+    def when(self) -> str:
+        """Day and time, of its pruning if there is one."""
+        return self._origin("when")
+
+    def _origin(self, key: str) -> str:
+        step = "secateur" if "secateur" in self.steps else "export"
+        return str(self.get(step, key) or "unknown")
 
     def ok(self, step: str) -> bool:
         return self.steps.get(step, {}).get("status") == "ok"
@@ -122,15 +135,22 @@ model computes what the original does with the removed units at zero.
 - **analyse s, all s**: of the analysis; of analysis, pruning and certificate (exact).
 - **TP**: Torch-Pruning on the module, **onnxsim**: its structured pruning on the same file, both
   at 0.5. *broken*: the result does not run, or gives outputs of other shapes. **Bold**: better
-  than Secateur with all groups. A dash: does not apply."""
+  than Secateur with all groups. A dash: does not apply, or not run yet."""
 
 
 def table(rows: Sequence[Row], note: str = "") -> str:
     """The whole page: versions, a note, a summary, one table per family, failures."""
-    parts = ["# Zoo", LEGEND, _versions(rows), *([note] if note else [])]
+    sittings = _sittings(rows)
+    parts = ["# Zoo", LEGEND, _versions(rows), _origins(sittings), *([note] if note else [])]
     parts += ["## Summary", summary(rows)]
     for family, members in _families(rows).items():
-        parts += [f"## {family}", markdown(HEADER, [_cells(row) for row in members])]
+        header: Sequence[str] = HEADER
+        cells = [_cells(row) for row in members]
+        if len(sittings) > 1:
+            header = (*header, "sitting")
+            numbers = {origin: str(number) for number, origin in enumerate(sittings, 1)}
+            cells = [[*c, numbers[row.origin]] for c, row in zip(cells, members, strict=True)]
+        parts += [f"## {family}", markdown(header, cells)]
     failed = failures(rows)
     parts += ["## What failed", failed or "Nothing."]
     return "\n\n".join(parts) + "\n"
@@ -216,13 +236,27 @@ def _versions(rows: Sequence[Row]) -> str:
             for name, version in result.get("versions", {}).items():
                 found[name].add(version)
     libraries = ", ".join(f"{name} {'/'.join(sorted(found[name]))}" for name in sorted(found))
-    return f"{_processor()}; {libraries}."
+    return f"Versions: {libraries}."
 
 
-def _processor() -> str:
-    import os
+def _sittings(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows by machine and code, in the order of their first days."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.when):
+        found.setdefault(row.origin, []).append(row)
+    return found
 
-    return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+
+def _origins(sittings: Mapping[tuple[str, str], Sequence[Row]]) -> str:
+    """When, where and with which state of Secateur's code the rows were made."""
+    lines = []
+    for number, ((machine, code), rows) in enumerate(sittings.items(), 1):
+        first, last = rows[0].when, rows[-1].when
+        time = first if first == last else f"{first} to {last}"
+        lines.append(f"{number}. {len(rows)} models: {time} (UTC), {machine}, code {code}")
+    if len(lines) > 1:
+        lines.insert(0, "Rows of several sittings (the last column):\n")
+    return "\n".join(lines) if len(lines) > 1 else "".join(lines).removeprefix("1. ") + "."
 
 
 def _families(rows: Sequence[Row]) -> dict[str, list[Row]]:

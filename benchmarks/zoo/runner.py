@@ -16,14 +16,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 
 from .catalog import Entry
+from .nursery import ROOT, Child, Nursery
 from .record import STEPS, Result, Spec, read_result, write_result
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 POLL = 0.1
 """Seconds between two looks at a running process."""
 
@@ -88,13 +89,30 @@ def list_cases(options: Options, modules: Sequence[str]) -> tuple[list[Entry], l
 def run_all(
     entries: Sequence[Entry], options: Options, say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Runs what is not done yet of all cases; ``say`` gets one line per step."""
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for _ in pool.map(lambda entry: run_case(entry, options, say), entries):
-            pass
+    """Runs what is not done yet of all cases; ``say`` gets one line per step. An interrupt lets the
+    cases end that are running, and starts no other."""
+    with ExitStack() as stack:
+        free: SimpleQueue[Nursery] = SimpleQueue()
+        for _ in range(options.jobs):
+            free.put(stack.enter_context(Nursery(options.threads_per_job)))
+
+        def run(entry: Entry) -> None:
+            nursery = free.get()
+            try:
+                run_case(entry, options, say, nursery)
+            finally:
+                free.put(nursery)
+
+        pool = stack.enter_context(ThreadPoolExecutor(options.jobs))
+        try:
+            for _ in pool.map(run, entries):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def run_case(entry: Entry, options: Options, say: Callable[[str], None]) -> None:
+def run_case(entry: Entry, options: Options, say: Callable[[str], None], nursery: Nursery) -> None:
     """The steps of one case in turn; the large files go afterwards."""
     folder = options.work / entry.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,12 +141,12 @@ def run_case(entry: Entry, options: Options, say: Callable[[str], None]) -> None
     for step in wanted:
         if step == "torch-pruning" and _skips_peer(specs["export"]):
             continue
-        result = run_step(specs[step], options)
+        result = run_step(specs[step], options, nursery)
         head = f"{entry.name} {step}: {result['status']}, {result['seconds_all']:.1f} s"
         say(head if result["status"] == "ok" else f"{head}: {result.get('reason', '')}")
         if step == "export" and result["status"] != "ok":
             break
-    _tidy(specs["export"], options.keep)
+    _tidy(specs["export"], options.keep, specs["torch-pruning"].done.exists())
 
 
 def _forget(specs: Mapping[str, Spec], options: Options) -> None:
@@ -149,30 +167,20 @@ def _skips_peer(export: Spec) -> bool:
     return found is not None and not found.get("peer", False)
 
 
-def run_step(spec: Spec, options: Options) -> Result:
+def run_step(spec: Spec, options: Options, nursery: Nursery) -> Result:
     """One step in its own process. Its result is written whatever happens to it."""
     spec.part.unlink(missing_ok=True)
     needs = spec.environment if spec.step == "export" else "torch"
-    pruning = spec.step.startswith("secateur")
-    python = sys.executable if pruning else options.python(needs)
+    python = sys.executable if spec.step.startswith("secateur") else options.python(needs)
+    child = nursery.start(python, spec, spec.done.with_suffix(".log"))
     begin = time.perf_counter()
-    with spec.done.with_suffix(".log").open("wb") as log:
-        process = subprocess.Popen(
-            [python, "-m", "benchmarks.zoo.worker", "step", spec.to_json()],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": str(spec.threads), "CUDA_VISIBLE_DEVICES": ""},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        why, peak = _watch(process, options.timeout, options.memory)
+    why, peak = _watch(child, options.timeout, options.memory)
     result = read_result(spec.part) or {"case": spec.name, "step": spec.step, "status": "failed"}
     result |= {"seconds_all": round(time.perf_counter() - begin, 3), "peak_bytes": peak}
-    if not why and process.returncode < 0:
-        why = f"the process died of {signal.Signals(-process.returncode).name}"
-    elif not why and process.returncode:
-        why = f"the process ended with {process.returncode}"
+    if not why and child.code:
+        died = child.code < 0
+        how = f"died of {signal.Signals(-child.code).name}" if died else f"ended with {child.code}"
+        why = f"the process {how}"
     if why:
         result |= {"status": "failed", "reason": f"{why} (stage: {result.get('stage', 'start')})"}
     write_result(spec.done, result)
@@ -180,22 +188,22 @@ def run_step(spec: Spec, options: Options) -> Result:
     return result
 
 
-def _watch(process: subprocess.Popen[bytes], timeout: float, memory: float) -> tuple[str, int]:
-    """Waits for the process, or ends it; the limit it broke ("" if none), and its peak memory."""
-    end, peak, why = time.monotonic() + timeout, 0, ""
-    while process.poll() is None:
-        used = memory_of(process.pid)
+def _watch(child: Child, timeout: float, memory: float) -> tuple[str, int]:
+    """Waits for the process, or ends it; the limit it broke ("" if none), and its peak memory.
+
+    Time that it waits for a processor does not count, so that other work fails no step.
+    """
+    begin, peak, why = time.monotonic(), 0, ""
+    while not child.ended(POLL):
+        used = memory_of(child.pid)
         peak = max(peak, used)
         if used > memory:
             why = f"more than {memory / 1e9:.3g} GB of memory"
-        elif time.monotonic() > end:
+        elif time.monotonic() - begin - waited(child.pid) > timeout:
             why = f"more than {timeout:g} s"
         if why:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        else:
-            time.sleep(POLL)
+                os.killpg(child.pid, signal.SIGKILL)
     return why, peak
 
 
@@ -208,14 +216,27 @@ def memory_of(pid: int) -> int:
     return 0
 
 
-def _tidy(spec: Spec, keep: float) -> None:
-    """Leaves only the exported model, and that only when it is small enough."""
+def waited(pid: int) -> float:
+    """Seconds that the thread of a process that waited most was ready to run but had no processor
+    (the others may have waited for it); 0 where the system does not say. See the kernel's
+    documentation of ``schedstat``."""
+    most = 0.0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError, IndexError):  # the thread ended
+            most = max(most, int(path.read_text().split()[1]) / 1e9)
+    return most
+
+
+def _tidy(spec: Spec, keep: float, peer_done: bool) -> None:
+    """Leaves the exported model, and what its peer starts from until that is done; both only when
+    they are small enough."""
     if not spec.files.is_dir():
         return
     model = spec.model.parent
     size = sum(file.stat().st_size for file in model.rglob("*")) if model.is_dir() else 0
     for found in spec.files.iterdir():
         if found.is_file():
-            found.unlink()
+            if found != spec.peer or peer_done or found.stat().st_size > keep:
+                found.unlink()
         elif found != model or size > keep:
             shutil.rmtree(found)

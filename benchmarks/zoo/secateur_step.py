@@ -54,7 +54,7 @@ def run(spec: Spec, record: Record) -> None:
     record.add(
         left={k: totals[k]["after"] / max(totals[k]["before"], 1) for k in ("macs", "parameters")},
         certificate={k: getattr(certificate, k) for k in ("ok", "worst", "tolerance", "kind")}
-        | {"runs": len(certificate.runs), "bindings": list(certificate.bindings)},
+        | {"runs": len(certificate.runs)},
         warnings=report["warnings"],
         seconds={**report["seconds"], "analyse": analysed, "whole": whole},
         kept=explained,

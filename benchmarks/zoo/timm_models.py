@@ -3,7 +3,7 @@
 Most leave by the TorchScript exporter, a tenth by the dynamo exporter as well (``timm-dynamo``);
 all with a dynamic batch, but for those whose tracing fixes it (``STATIC``).
 
-Needs torch, timm, onnx and onnxscript (tried with torch 2.15, timm 1.0.31).
+Needs torch, timm, onnx and onnxscript (tried with torch 2.14, timm 1.0.31).
 """
 
 from __future__ import annotations

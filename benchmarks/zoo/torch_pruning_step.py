@@ -1,8 +1,9 @@
 """The peer Torch-Pruning: its MagnitudePruner on the module that the file was exported from.
 
-Everything is its default, with two things that its own examples pass: ``ignored_layers`` (they name
+Everything is its default, with three things that its own examples do: ``ignored_layers`` (they name
 the classifier; here it is what writes the model's outputs, found by walking back from them in
-autograd's graph), and ``num_heads`` of attention layers.
+autograd's graph), ``num_heads`` of attention layers, and the head sizes that modules remember are
+restated after pruning.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from .onnxsim_step import macs
 from .record import Record, Spec
 from .shares import Shapes, elements, prunable_share
 
-QUERIES = ("qkv", "query", "key", "value", "q_proj", "k_proj", "v_proj")
+QUERIES = {"qkv": 3, "query": 1, "key": 1, "value": 1, "q_proj": 1, "k_proj": 1, "v_proj": 1}
+"""Layers that write attention heads, and how many tensors of heads one writes."""
+FEWER = ("k_proj", "v_proj")
+"""Those of them that grouped-query attention gives fewer heads."""
+SIZES = ("head_dim", "attention_head_size", "head_size")
+WIDTHS = ("attn_dim", "all_head_size", "inner_dim")
+"""What modules remember: the size of one head, and of all heads together."""
 LARGE = 200e6
 """Modules of more parameters are not exported again after pruning."""
 
@@ -38,6 +45,8 @@ def run(spec: Spec, record: Record) -> None:
     macs_before, _ = tp.utils.count_ops_and_params(module, inputs)
     before = parameters(module)
     record.stage("prune")
+    counts = heads(module)
+    sizes = {layer: layer.out_features for layer in counts if hasattr(layer, "out_features")}
     begin = time.perf_counter()
     pruner = tp.pruner.MagnitudePruner(
         module,
@@ -45,9 +54,10 @@ def run(spec: Spec, record: Record) -> None:
         importance=tp.importance.MagnitudeImportance(p=2),
         pruning_ratio=spec.ratio,
         ignored_layers=ignored,
-        num_heads=heads(module),
+        num_heads=dict(counts),
     )
     pruner.step()
+    restate_heads(module, counts, sizes)
     after = parameters(module)
     record.add(
         seconds={"prune": time.perf_counter() - begin},
@@ -119,15 +129,40 @@ def heads(module: Any) -> dict[Any, int]:
 
     found: dict[Any, int] = {}
     for part in module.modules():
-        count = getattr(part, "num_heads", getattr(part, "num_attention_heads", None))
-        if not isinstance(count, int):
+        if not (count := _head_count(part)):
             continue
         if isinstance(part, torch.nn.MultiheadAttention):
             found[part] = count
         for name, child in part.named_children():
             if name in QUERIES and isinstance(child, torch.nn.Linear):
-                found[child] = count
+                fewer = getattr(getattr(part, "config", None), "num_key_value_heads", None)
+                found[child] = fewer if fewer and name in FEWER else count
     return found
+
+
+def _head_count(part: Any) -> int:
+    """The heads of an attention module, 0 if it does not say or is none."""
+    names = ("num_heads", "num_attention_heads")
+    places = [part, *([part.config] if hasattr(part, "q_proj") and hasattr(part, "config") else [])]
+    found = (getattr(place, name, None) for place in places for name in names)
+    return next((count for count in found if isinstance(count, int)), 0)
+
+
+def restate_heads(module: Any, counts: Mapping[Any, int], before: Mapping[Any, int]) -> None:
+    """Head sizes that modules remember follow what pruning left of their layers; ``before`` has the
+    layers' widths before it."""
+    for part in module.modules():
+        layers = [(QUERIES[n], c) for n, c in part.named_children() if n in QUERIES and c in before]
+        if not layers:
+            continue
+        tensors, layer = layers[0]
+        count = counts[layer]
+        old, new = (width // (tensors * count) for width in (before[layer], layer.out_features))
+        restated = [(SIZES, old, new), (WIDTHS, count * old, count * new)]
+        for names, was, now in restated:
+            for name in names:
+                if getattr(part, name, None) == was:
+                    setattr(part, name, now)
 
 
 def outputs_of(module: Any, inputs: Any) -> tuple[list[tuple[int, ...]], list[Any]]:

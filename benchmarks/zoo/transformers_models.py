@@ -5,7 +5,7 @@ the dynamo exporter with ``sdpa`` where the model has that, and ``transformers-a
 same at an opset with the operator Attention. Batch, sequence and waveform are dynamic wherever the
 model traces so.
 
-Needs torch, transformers, onnx and onnxscript (tried with torch 2.15, transformers 5.23).
+Needs torch, transformers, onnx and onnxscript (tried with torch 2.14, transformers 5.23).
 """
 
 from __future__ import annotations

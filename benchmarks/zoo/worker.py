@@ -1,6 +1,8 @@
 """What runs in a process of its own: one step of one case, or the list of cases.
 
-python -m benchmarks.zoo.worker step SPEC | list ENVIRONMENT MODULE...
+python -m benchmarks.zoo.worker serve KIND | list ENVIRONMENT MODULE...
+
+``serve`` is the server of a `nursery`.
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ import contextlib
 import ctypes
 import importlib
 import json
+import os
 import re
 import signal
 import sys
 import traceback
 from dataclasses import asdict
+from pathlib import Path
 
 from .catalog import listed
+from .nursery import fork
 from .record import Record, Spec
 
 CODE = {
@@ -25,6 +30,15 @@ CODE = {
     "torch-pruning": "torch_pruning_step",
     "onnxsim": "onnxsim_step",
 }
+MODELS = ("torch.onnx", "onnxscript", "torchvision", "timm", "transformers")
+PRELOAD = {
+    "torch": MODELS,
+    "secateur": ("secateur", "onnxruntime", "scipy.sparse.csgraph"),
+    "torch-pruning": ("torch_pruning", *MODELS),
+    "onnxsim": ("onnxsim", "onnxruntime", "secateur"),
+}
+"""What the steps of a kind (exports by environment) import, if it is installed."""
+
 LIBRARIES = (
     "secateur",
     "numpy",
@@ -90,10 +104,38 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def serve(kind: str) -> None:
+    """Forks a process for every step that a line of standard input asks for, one at a time, and
+    writes its number and then its exit code."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # imports may print
+    for module in PRELOAD.get(kind, ()):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    for line in sys.stdin:
+        request = json.loads(line)
+        Path(request["log"]).write_bytes(b"")
+        pid = fork(request["log"])
+        if pid == 0:
+            code = 1
+            try:
+                die_with_parent()
+                step(Spec.from_json(request["spec"]))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        print(pid, file=answers)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers)
+
+
 def main(arguments: list[str]) -> None:
-    die_with_parent()
-    if arguments[0] == "step":
-        step(Spec.from_json(arguments[1]))
+    if arguments[0] == "serve":
+        die_with_parent()
+        serve(arguments[1])
         return
     entries, missing = listed(arguments[1], arguments[2:])
     print(json.dumps({"entries": [asdict(entry) for entry in entries], "missing": missing}))
