@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch_pruning as tp  # type: ignore[import-not-found]
+import torch_pruning as tp
 from torch.nn import functional
 
 from benchmarks.cifar import Pictures
