@@ -37,6 +37,10 @@ _NOISE = (
     "weights were refitted to noise, for want of calibration data: how far the outputs are off is"
     " measured on noise too, and real data would bring more"
 )
+_WORSE = (
+    "weights stay as they were: refitted on {} samples, they brought the outputs no closer to the"
+    " original's; more samples may"
+)
 UNTOUCHED = 1e-9
 """A layer whose error is at most this share of its target's variance is left as it is."""
 
@@ -95,6 +99,9 @@ class Recover(Pass):
             fits = walk.run()
             drifts = walk.drifts()
         better = drifts[1] <= drifts[0]
+        notes = [_NOISE] if self.data == "noise" else []
+        if walk.found and not better:
+            notes.append(_WORSE.format(walk.samples))
         if better:
             for value, _ in list(constants(model.graph)):
                 if value.name in walk.found:
@@ -112,7 +119,7 @@ class Recover(Pass):
             {
                 "fits": fits,
                 "refitted": sorted(walk.found) if better else [],
-                "notes": [_NOISE] if self.data == "noise" else [],
+                "notes": notes,
             },
         )
 

@@ -363,3 +363,9 @@ def test_noise_is_as_many_samples_where_the_model_takes_one_at_a_time() -> None:
     found = pruned(original, "prune{ratio=0.4},recover{data=noise samples=24}")
     statistics = found.results[-1].statistics
     assert statistics["samples"] == 24 and statistics["drift"] < 0.5 * statistics["drift-before"]
+
+
+def test_too_few_samples_leave_the_weights_and_say_so() -> None:
+    found = pruned(residual(), "prune{ratio=0.4},recover", calibration={"x": samples(3)})
+    last = found.results[-1]
+    assert not last.modified and "3 samples" in last.details["notes"][0]
