@@ -64,9 +64,10 @@ def prune_recipe(
 
         found.append(FoldBatchNorm())
         fitting = Recover() if calibrated else Recover(data="noise")
-        found += [_step(whole, count), fitting] * count
+        for number in range(1, count + 1):
+            found += [_step(whole, number, count), fitting]
     else:
-        found += [_step(whole, count)] * count
+        found += [_step(whole, number, count) for number in range(1, count + 1)]
     if distill is not None:
         from ..passes.distill import Distill
         from ..runtime.torch_support import require_torch
@@ -85,12 +86,16 @@ def _in_shares(whole: Prune) -> bool:
     return all(t.is_share for t in whole.targets)
 
 
-def _step(whole: Prune, count: int) -> Prune:
-    """One of ``count`` equal steps towards the targets."""
+def _step(whole: Prune, number: int, count: int) -> Prune:
+    """Step ``number`` of ``count`` equal ones towards the targets."""
     if count == 1:
         return whole
     shares = {t.kind: t.value for t in whole.targets}
-    changed = {name: shares[name] ** (1 / count) for name in _SHARES if name in shares}
+    changed: dict[str, Any] = {
+        name: shares[name] ** (number / count) for name in _SHARES if name in shares
+    }
+    if number > 1 and changed:
+        changed["of"] = "original"
     if whole.ratio is not None:
         changed["ratio"] = 1 - (1 - whole.ratio) ** (1 / count)
     return replace(whole, **changed)

@@ -27,7 +27,7 @@ from .proof import Points, Removal, prove
 from .quality import check_metric
 from .room import Limits
 from .scoring import Combine, Normalize, Scoring
-from .targets import KINDS, Target, parse_amount
+from .targets import KINDS, Target, parse_amount, shares_of_input
 
 if TYPE_CHECKING:
     from ..runtime.certificate import Certificate
@@ -71,6 +71,7 @@ class Prune(Pass):
     latency_ms: float | None = None
     min_quality: float | None = None
     metric: str = "cosine"
+    of: Literal["input", "original"] = "input"
     criterion: str = "l2"
     combine: Combine = "sum"
     normalize: Normalize = "auto"
@@ -118,8 +119,11 @@ class Prune(Pass):
         with _phase("allocate", clock, context):
             scoring = Scoring(context, self.combine)
             scores = score_units(analysis, self.criterion, scoring, self.normalize)
+            targets = self.targets
+            if self.of == "original":
+                targets = shares_of_input(targets, context.history)
             choice = choose(
-                analysis, scores, self.targets, self.limits, self.scope, context, self.metric
+                analysis, scores, targets, self.limits, self.scope, context, self.metric
             )
             removed = choice.removed
         with _phase("rewrite", clock, context):

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 RECTIFIED = 3
 """How often targets below zero are asked anew."""
+FEW = 64
+"""With fewer samples the report says that they are few."""
 _NOISE = (
     "weights were refitted to noise, for want of calibration data: how far the outputs are off is"
     " measured on noise too, and real data would bring more"
@@ -100,6 +102,11 @@ class Recover(Pass):
             drifts = walk.drifts()
         better = drifts[1] <= drifts[0]
         notes = [_NOISE] if self.data == "noise" else []
+        if not notes and walk.samples < FEW:
+            notes.append(
+                f"weights were refitted to {walk.samples} samples only: what these do not show may"
+                " be lost; some hundreds do better"
+            )
         if walk.found and not better:
             notes.append(_WORSE.format(walk.samples))
         if better:

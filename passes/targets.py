@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
+
+from .base import PassResult
 
 Kind = Literal["ratio", "macs", "params", "size", "memory", "latency", "latency-ms", "min-quality"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -90,3 +93,18 @@ def _rounded_up(share: float) -> str:
         return "0"
     unit = 10.0 ** (math.floor(math.log10(share)) - 3)
     return f"{math.ceil(share / unit - 1e-9) * unit:.4g}"
+
+
+def shares_of_input(targets: Sequence[Target], history: Sequence[PassResult]) -> tuple[Target, ...]:
+    """Shares of what a pipeline was given, as shares of what the passes of ``history`` have left of
+    it; a share that they reached already is 1. Amounts stay as they are."""
+    found = []
+    for target in targets:
+        left = 1.0
+        for result in history:
+            for reached in result.details.get("targets", ()):
+                if reached["target"] == target.kind and reached["before"]:
+                    left *= reached["reached"] / reached["before"]
+        shares = target.is_share and target.kind not in ("ratio", "min-quality")
+        found.append(replace(target, value=min(target.value / left, 1.0)) if shares else target)
+    return tuple(found)

@@ -88,7 +88,8 @@ def _layer(analysis: Analysis, site: Site) -> TimedLayer | None:
         if operand is None:
             continue
         constants = analysis.skeleton.constants
-        kind = constants[operand.name][0] if operand.constant else types[operand.name][0]
+        known = constants.get(operand.name) or types.get(operand.name)  # constants may be computed
+        kind = None if known is None else known[0]
         if kind not in _FLOATS:
             return None
         dims = [_dimension(analysis, operand, index, axes) for index in range(operand.rank)]

@@ -32,7 +32,8 @@ def test_without_data_there_is_one_pass() -> None:
 
 def test_with_data_the_weights_are_refitted() -> None:
     step = "prune{macs=0.5 criterion=reconstruction scope=global}"
-    assert text(calibrated=True, macs=0.25) == f"fold-batchnorm,{step},recover,{step},recover"
+    last = "prune{macs=0.25 of=original criterion=reconstruction scope=global}"
+    assert text(calibrated=True, macs=0.25) == f"fold-batchnorm,{step},recover,{last},recover"
     one = text(calibrated=True, macs=0.5, steps=1)
     assert one == f"fold-batchnorm,{step},recover"
 
@@ -59,9 +60,22 @@ def test_steps_multiply_to_the_whole() -> None:
     found = [p for p in steps if isinstance(p, Prune)]
     assert len(found) == 3
     for name, share in (("params", 0.4), ("size", 0.3)):
-        assert np.prod([getattr(p, name) for p in found]) == pytest.approx(share)
+        wanted = [share ** (1 / 3), share ** (2 / 3), share]
+        assert [getattr(p, name) for p in found] == pytest.approx(wanted)
+    assert [p.of for p in found] == ["input", "original", "original"]
     ratios = [p for p in prune_recipe(calibrated=False, steps=2, ratio=0.5) if isinstance(p, Prune)]
     assert np.prod([1 - (p.ratio or 0) for p in ratios]) == pytest.approx(0.5)
+
+
+def test_a_step_that_went_too_far_leaves_less_to_do() -> None:
+    """The last step aims at the original's share, whatever the first has reached."""
+    original = residual()
+    data = {"x": samples(64)}
+    found = secateur.prune(original, macs=0.5, calibration=data, bench=False, threads=1)
+    first, second = (t for t in found.report["targets"] if t["target"] == "macs")
+    assert second["before"] == first["reached"]
+    assert second["goal"] == pytest.approx(0.5 * first["before"])
+    assert found.report["totals"]["macs"]["after"] == second["reached"]
 
 
 def test_amounts_take_one_step() -> None:
