@@ -371,3 +371,21 @@ def test_a_real_latency() -> None:
     assert 0 < reached["reached"] <= reached["goal"] == pytest.approx(0.7 * reached["before"])
     assert result.certificate is not None and result.certificate.ok
     assert {"time layers", "time candidates"} <= set(seen)
+
+
+def test_weights_that_nodes_compute_from_constants_are_timed_as_weights() -> None:
+    weights = {"w": np.ones((2, 16, 24), np.float32), "s": np.array([32, 24], np.int64)}
+    node = helper.make_node
+    graph = helper.make_graph(
+        [node("Reshape", ["w", "s"], ["v"]), node("MatMul", ["x", "v"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4, 32])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4, 24])],
+        [numpy_helper.from_array(a, n) for n, a in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (layer,) = timed_layers(secateur.analyze(model))
+    alone = layer.model(layer.full).graph
+    assert [list(t.dims) for t in alone.initializer] == [[32, 24]]
+    (x,) = alone.input
+    assert [d.dim_value for d in x.type.tensor_type.shape.dim] == [4, 32]
