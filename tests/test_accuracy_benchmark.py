@@ -46,7 +46,7 @@ def test_the_table_prints_what_is_there(tmp_path: Path, capsys: pytest.CaptureFi
         Row(
             "mnist",
             t,
-            "task",
+            "round-to-8",
             {"base": 98.0, "pruned": p},
             found={"speedup": s, "low": s, "high": s},
         )
