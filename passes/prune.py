@@ -20,7 +20,7 @@ from ..ir.rewrite import Rewritten, rewrite
 from ..ir.slices import Copy, Slice
 from ..runtime.cost import CostModel, Costs
 from .base import Contract, Pass, PassContext, PassResult
-from .choose import choose
+from .choose import Choice, choose
 from .computed_weights import analyze
 from .criteria import score_units
 from .proof import Points, Removal, prove
@@ -56,7 +56,8 @@ class Prune(Pass):
     or "2MB"; see `targets`), ``latency`` (share of the original's measured P50) and ``latency_ms``,
     none of them exceeded, and ``min_quality`` of ``metric`` (see `quality`), which alone asks for
     the most pruning that keeps it; or ``ratio`` alone, the share of units removed from every
-    group."""
+    group. Shares are of the model that the pass is given, or, ``of`` the original, of the one that
+    the pipeline was given."""
 
     name: ClassVar[str] = "prune"
     contract: ClassVar[Contract] = Contract.MASKS
@@ -117,14 +118,7 @@ class Prune(Pass):
         with _phase("analyse", clock, context):
             analysis = self._analyze(model, context)
         with _phase("allocate", clock, context):
-            scoring = Scoring(context, self.combine)
-            scores = score_units(analysis, self.criterion, scoring, self.normalize)
-            targets = self.targets
-            if self.of == "original":
-                targets = shares_of_input(targets, context.history)
-            choice = choose(
-                analysis, scores, targets, self.limits, self.scope, context, self.metric
-            )
+            choice = self._choose(analysis, context)
             removed = choice.removed
         with _phase("rewrite", clock, context):
             rewritten = rewrite(analysis, removed) if removed.any() else Rewritten(model, [])
@@ -159,6 +153,17 @@ class Prune(Pass):
             {"pruning": pruning, "points": points, "targets": choice.details(), **choice.extra},
             certificate,
         )
+
+    def _choose(self, analysis: Analysis, context: PassContext) -> Choice:
+        targets = self.targets
+        if self.of == "original":
+            targets = shares_of_input(targets, context.history)
+            if all(target.is_share and target.value == 1 for target in targets):
+                return Choice(np.zeros(analysis.unit_count, np.bool_), 0.0, ())  # all are met
+        scores = score_units(
+            analysis, self.criterion, Scoring(context, self.combine), self.normalize
+        )
+        return choose(analysis, scores, targets, self.limits, self.scope, context, self.metric)
 
     def repeat(self, model: oir.Model, removal: Removal, context: PassContext) -> oir.Model:
         """The model without the units that own what was removed. Raises UsageError when that is

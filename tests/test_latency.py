@@ -374,7 +374,7 @@ def test_a_real_latency() -> None:
 
 
 def test_weights_that_nodes_compute_from_constants_are_timed_as_weights() -> None:
-    weights = {"w": np.ones((2, 16, 24), np.float32), "s": np.array([32, 24], np.int64)}
+    weights: dict[str, Any] = {"w": np.ones((2, 16, 24), np.float32), "s": np.array([32, 24])}
     node = helper.make_node
     graph = helper.make_graph(
         [node("Reshape", ["w", "s"], ["v"]), node("MatMul", ["x", "v"], ["y"])],

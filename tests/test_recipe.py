@@ -78,6 +78,15 @@ def test_a_step_that_went_too_far_leaves_less_to_do() -> None:
     assert found.report["totals"]["macs"]["after"] == second["reached"]
 
 
+def test_a_step_with_nothing_left_to_do_does_nothing() -> None:
+    """Rounded to eight, the first step of two meets the whole target."""
+    found = secateur.prune(
+        residual(), macs=0.85, round_to=8, calibration={"x": samples(64)}, bench=False, threads=1
+    )
+    assert [r.statistics.get("units") for r in found.results] == [None, 8, None, 0, None]
+    assert found.certificate is not None and found.certificate.ok
+
+
 def test_amounts_take_one_step() -> None:
     passes = prune_recipe(calibrated=True, size="20k")
     assert [p.name for p in passes] == ["fold-batchnorm", "prune", "recover"]
