@@ -3,7 +3,7 @@
 Without data there is one pass, `prune`. With calibration data the accuracy can be kept: batch norms
 are folded, units are scored by what the rest cannot make up for (``reconstruction``, compared over
 all groups), and after every step of pruning the weights are refitted (`recover`). A share s of
-targets like MACs is reached in n steps by leaving s^(1/n) of what is there in each.
+targets like MACs is reached in n steps: after step k, s^(k/n) of the original is left.
 """
 
 from __future__ import annotations
