@@ -19,7 +19,6 @@ from ..passes.prune import Prune
 STEPS = 2
 """Steps of pruning and recovery where calibration data are given."""
 _SHARES = ("macs", "params", "size", "memory", "latency")
-_ABSOLUTE = ("latency_ms", "min_quality")
 
 HINT = (
     "chosen by weight norms, with no recovery: with --calibration FILE (inputs without labels, see"
@@ -81,8 +80,6 @@ def prune_recipe(
 
 def _in_shares(whole: Prune) -> bool:
     """Whether all targets are shares, so that they can be reached in steps."""
-    if any(getattr(whole, name) is not None for name in _ABSOLUTE):
-        return False
     return all(t.is_share for t in whole.targets)
 
 

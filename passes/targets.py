@@ -57,7 +57,7 @@ class Target:
     @property
     def is_share(self) -> bool:
         """Whether the value is a share of what the original has."""
-        return self.kind != "latency-ms" and self.value <= 1
+        return self.kind not in ("latency-ms", "min-quality") and self.value <= 1
 
     def goal(self, whole: float) -> float:
         """What may stay, in the unit of ``whole``, the original's own value."""
@@ -105,6 +105,6 @@ def shares_of_input(targets: Sequence[Target], history: Sequence[PassResult]) ->
             for reached in result.details.get("targets", ()):
                 if reached["target"] == target.kind and reached["before"]:
                     left *= reached["reached"] / reached["before"]
-        shares = target.is_share and target.kind not in ("ratio", "min-quality")
-        found.append(replace(target, value=min(target.value / left, 1.0)) if shares else target)
+        moves = target.is_share and target.kind != "ratio"
+        found.append(replace(target, value=min(target.value / left, 1.0)) if moves else target)
     return tuple(found)
