@@ -87,7 +87,8 @@ class LayerRows:
             for first in range(0, len(self.inputs), self.workers):  # few sums at a time
                 some = range(first, min(first + self.workers, len(self.inputs)))
                 for one, other in pool.map(lambda k: self._part(k, rectified), some):
-                    train, held_out = train + one, held_out + other
+                    train.include(one, known=rectified is not None)
+                    held_out.include(other, known=rectified is not None)
         if rectified is None:
             self._known = train.g, held_out.g
         train.g, held_out.g = self._known

@@ -59,6 +59,14 @@ class Gram:
         self.t += np.square(aims).sum(axis=1)
         self.rows += len(x)
 
+    def include(self, other: Gram, known: bool = False) -> None:
+        """Adds another's rows to these; without ``g`` where that is ``known`` already."""
+        if not known:
+            self.g += other.g
+        self.c += other.c
+        self.t += other.t
+        self.rows += other.rows
+
     def __add__(self, other: Gram) -> Gram:
         return Gram(self.g + other.g, self.c + other.c, self.t + other.t, self.rows + other.rows)
 
