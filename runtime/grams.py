@@ -12,15 +12,16 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..ir.linear import LinearLayer
 from .least_squares import Gram, Matrix
 from .session import Array
-from .unfold import Rows, input_rows, row_sizes, target_rows
+from .unfold import Rows, Unfolded, row_sizes, target_rows
 
 HELD_OUT = 5
 """Every so many samples one is held out."""
@@ -31,6 +32,8 @@ MEMORY = 2**31
 ROWS_PER_COLUMN = 64
 """So many rows for every column of a layer's input, unless there are fewer."""
 LEAST_ROWS = 32768
+HELD = 2**30
+"""Bytes of unfolded rows that are kept for another call."""
 
 
 @contextlib.contextmanager
@@ -41,6 +44,17 @@ def one_blas_thread() -> Iterator[None]:
 
     with threadpool_limits(1, "blas"):
         yield
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some rows: ``x`` [groups, rows, columns + 1] with the ones of the bias, ``wanted`` and what
+    is added to the layer's output, ``offset``, [groups, rows, outputs] (or 0)."""
+
+    is_held_out: bool
+    x: Matrix
+    wanted: Matrix
+    offset: Matrix | float
 
 
 class LayerRows:
@@ -74,6 +88,9 @@ class LayerRows:
         samples = [row_sizes(layer, target)[0] for target in targets]
         self.few = sum(samples) < HELD_OUT
         self.firsts = np.cumsum([0, *(self.counts if self.few else samples)])
+        wide = layer.groups * (layer.columns + 1) + (1 if offsets is None else 2) * layer.outputs
+        self.keep = 8 * sum(self.counts) * self.share * wide <= HELD
+        self._kept: dict[int, list[_Chunk]] = {}
 
     def sums(self, rectified: Matrix | None = None) -> tuple[Gram, Gram]:
         """The sums over training and over held-out rows.
@@ -95,32 +112,58 @@ class LayerRows:
         return train, held_out
 
     def _part(self, number: int, rectified: Matrix | None) -> tuple[Gram, Gram]:
-        sizes, count = row_sizes(self.layer, self.targets[number]), self.counts[number]
-        picked = np.arange(count)
-        if self.share < 1.0:
-            rng = np.random.default_rng([*self.seed, number])
-            picked = np.sort(rng.permutation(count)[: math.ceil(count * self.share)])
-        each = 1 if self.few else count // max(sizes[0], 1)
-        held = (self.firsts[number] + picked // max(each, 1)) % HELD_OUT == HELD_OUT - 1
         grams = self._empty(), self._empty()
-        for gram, chosen in zip(grams, (picked[~held], picked[held]), strict=True):
-            for start in range(0, len(chosen), self.chunk):
-                where = Rows.of(chosen[start : start + self.chunk], sizes)
-                x = input_rows(self.layer, self.inputs[number], self.targets[number], where)
-                wanted = self._rows(self.targets[number], where)
-                offset = 0.0 if self.offsets is None else self._rows(self.offsets[number], where)
-                if rectified is not None:
-                    given = np.einsum("rgk,gkm->rgm", x, rectified[:, :-1], optimize=True)
-                    given = given + rectified[:, -1] + offset
-                    wanted = np.where(wanted > 0, wanted, np.minimum(given, 0))
-                gram.add(x, wanted - offset, known=rectified is not None)
+        for chunk in self._chunks(number):
+            wanted = chunk.wanted
+            if rectified is not None:
+                given = chunk.x @ rectified + chunk.offset
+                wanted = np.where(wanted > 0, wanted, np.minimum(given, 0))
+            gram = grams[chunk.is_held_out]
+            gram.add(chunk.x, wanted - chunk.offset, known=rectified is not None)
         return grams
 
-    def _rows(self, array: Array, where: Rows) -> Array:
-        """[rows, groups, outputs of a group]."""
-        found = target_rows(self.layer, array, where)
-        return found.reshape(len(found), self.layer.groups, -1)
+    def _chunks(self, number: int) -> Iterable[_Chunk]:
+        """The rows of one feed, unfolded anew or kept."""
+        if not self.keep:
+            return self._unfolded(number)
+        if number not in self._kept:
+            self._kept[number] = list(self._unfolded(number))
+        return self._kept[number]
+
+    def _unfolded(self, number: int) -> Iterator[_Chunk]:
+        layer, target, count = self.layer, self.targets[number], self.counts[number]
+        sizes, picked = row_sizes(layer, target), np.arange(count)
+        if self.share < 1.0:
+            rng = np.random.default_rng([*self.seed, number])
+            wanted = math.ceil(count * self.share)
+            picked = np.sort(rng.choice(count, wanted, replace=False, shuffle=False))
+        each = 1 if self.few else count // max(sizes[0], 1)
+        held = (self.firsts[number] + picked // max(each, 1)) % HELD_OUT == HELD_OUT - 1
+        x = Unfolded(layer, self.inputs[number], target)
+        for is_held_out, chosen in ((False, picked[~held]), (True, picked[held])):
+            for start in range(0, len(chosen), self.chunk):
+                where = Rows.of(chosen[start : start + self.chunk], sizes)
+                yield _Chunk(
+                    is_held_out,
+                    _with_ones(x.rows(where)),
+                    self._rows(target, where),
+                    0.0 if self.offsets is None else self._rows(self.offsets[number], where),
+                )
+
+    def _rows(self, array: Array, where: Rows) -> Matrix:
+        """[groups, rows, outputs of a group]."""
+        found = target_rows(self.layer, array, where).astype(np.float64)
+        return found.reshape(len(found), self.layer.groups, -1).transpose(1, 0, 2)
 
     def _empty(self) -> Gram:
         layer = self.layer
         return Gram.empty(layer.groups, layer.columns, layer.outputs // layer.groups)
+
+
+def _with_ones(x: Array) -> Matrix:
+    """[groups, rows, columns + 1] from [rows, groups, channels, taps]."""
+    count, groups, *columns = x.shape
+    wide = np.empty((groups, count, math.prod(columns) + 1))
+    wide[:, :, :-1].reshape(groups, count, *columns)[...] = x.transpose(1, 0, 2, 3)  # a view
+    wide[:, :, -1] = 1.0
+    return wide

@@ -44,20 +44,15 @@ class Gram:
             np.zeros((groups, outputs)),
         )
 
-    def add(
-        self, x: npt.NDArray[np.floating], t: npt.NDArray[np.floating], known: bool = False
-    ) -> None:
-        """More rows: ``x`` [rows, groups, columns] and ``t`` [rows, groups, outputs]. Where ``g``
-        is ``known`` already, only the targets count."""
-        ones = np.ones((x.shape[1], len(x), 1))
-        wide = np.concatenate([x.transpose(1, 0, 2), ones], axis=2, dtype=np.float64)
-        aims = t.transpose(1, 0, 2).astype(np.float64)
-        across = wide.transpose(0, 2, 1)
+    def add(self, x: Matrix, t: Matrix, known: bool = False) -> None:
+        """More rows: ``x`` [groups, rows, columns + 1], with the ones of the bias, and ``t``
+        [groups, rows, outputs]. Where ``g`` is ``known`` already, only the targets count."""
+        across = x.transpose(0, 2, 1)
         if not known:
-            self.g += across @ wide
-        self.c += across @ aims
-        self.t += np.square(aims).sum(axis=1)
-        self.rows += len(x)
+            self.g += across @ x
+        self.c += across @ t
+        self.t += np.einsum("grm,grm->gm", t, t)
+        self.rows += x.shape[1]
 
     def include(self, other: Gram, known: bool = False) -> None:
         """Adds another's rows to these; without ``g`` where that is ``known`` already."""

@@ -46,29 +46,52 @@ def row_sizes(layer: LinearLayer, output: Array) -> tuple[int, ...]:
 
 def target_rows(layer: LinearLayer, output: Array, rows: Rows) -> Array:
     """[rows, outputs]: the chosen rows of the layer's output."""
+    where: tuple[Any, ...] = (rows.samples, *rows.places)
     if layer.is_convolution:
-        return _picked(output, rows)
-    found: Array = output.reshape(*row_sizes(layer, output), -1)[(rows.samples, *rows.places)]
+        found: Array = output[(where[0], slice(None), *where[1:])]
+    else:
+        found = output.reshape(*row_sizes(layer, output), -1)[where]
     return found
 
 
-def input_rows(layer: LinearLayer, x: Array, output: Array, rows: Rows) -> Array:
-    """[rows, groups, columns]: what the layer reads for the chosen rows of its output."""
-    if not layer.is_convolution:
-        return target_rows(layer, x, rows)[:, None, :]
-    windows = _windows(layer, x, output.shape[2:])
-    return _picked(windows, rows).reshape(len(rows.samples), layer.groups, layer.columns)
+class Unfolded:
+    """A layer's input, of which rows can be taken: those that it reads for ``output``."""
+
+    def __init__(self, layer: LinearLayer, x: Array, output: Array) -> None:
+        self.layer = layer
+        if not layer.is_convolution:
+            self._lines = x.reshape(*row_sizes(layer, output), layer.channels)
+            return
+        padded, self._strides, dilations = _padded(layer, x, output.shape[2:])
+        sizes = padded.shape[2:]
+        # Channels last, so that a tap of a row is one stretch of memory.
+        self._lines = np.ascontiguousarray(np.moveaxis(padded, 1, -1)).reshape(-1, x.shape[1])
+        self._steps = [math.prod(sizes[axis:]) for axis in range(len(sizes) + 1)]
+        taps = np.indices(layer.kernel).reshape(len(sizes), -1)
+        self._taps = sum(
+            tap * dilation * step
+            for tap, dilation, step in zip(taps, dilations, self._steps[1:], strict=True)
+        )
+
+    def rows(self, rows: Rows) -> Array:
+        """[rows, groups, channels of a group, taps]: what the layer reads for these rows."""
+        layer = self.layer
+        if not layer.is_convolution:
+            plain: Array = self._lines[(rows.samples, *rows.places)]
+            return plain[:, None, :, None]
+        first = rows.samples * self._steps[0]
+        for place, stride, step in zip(rows.places, self._strides, self._steps[1:], strict=True):
+            first = first + place * (stride * step)
+        found = self._lines.take(first[:, None] + self._taps, axis=0)
+        split: Array = found.reshape(*found.shape[:2], layer.groups, -1).transpose(0, 2, 3, 1)
+        return split
 
 
-def _picked(array: Array, rows: Rows) -> Array:
-    """The rows of an array with the channels behind the samples."""
-    where: tuple[Any, ...] = (rows.samples, slice(None), *rows.places)
-    found: Array = array[where]
-    return found
-
-
-def _windows(layer: LinearLayer, x: Array, sizes: tuple[int, ...]) -> Array:
-    """[samples, channels, positions…, taps…], a view of the padded input."""
+def _padded(
+    layer: LinearLayer, x: Array, sizes: tuple[int, ...]
+) -> tuple[Array, tuple[int, ...], tuple[int, ...]]:
+    """[samples, channels, positions…], padded to what outputs of these ``sizes`` read and no more;
+    strides and dilations with which it is read."""
     kernel, count = layer.kernel, len(layer.kernel)
     strides = attribute_ints(layer.node, "strides") or (1,) * count
     dilations = attribute_ints(layer.node, "dilations") or (1,) * count
@@ -82,7 +105,6 @@ def _windows(layer: LinearLayer, x: Array, sizes: tuple[int, ...]) -> Array:
         stuffed[(slice(None), slice(None), *(slice(None, None, s) for s in strides))] = x
         x, before = stuffed, [r - 1 - p for r, p in zip(reach, before, strict=True)]
         strides = (1,) * count
-    # Everything an output reads, and no more: cut or filled with zeros on either side.
     needed = [s * (n - 1) + r for s, n, r in zip(strides, sizes, reach, strict=True)]
     for axis, (pad, size) in enumerate(zip(before, needed, strict=True), start=2):
         after = size - pad - x.shape[axis]
@@ -91,12 +113,7 @@ def _windows(layer: LinearLayer, x: Array, sizes: tuple[int, ...]) -> Array:
         width = [(0, 0)] * x.ndim
         width[axis] = (max(pad, 0), max(after, 0))
         x = np.pad(x, width)
-    axes = tuple(range(2, 2 + count))
-    windows = np.lib.stride_tricks.sliding_window_view(x, reach, axes)
-    steps = tuple(slice(None, None, s) for s in strides)
-    taps = tuple(slice(None, None, d) for d in dilations)
-    view: Array = windows[(slice(None), slice(None), *steps, *taps)]
-    return view
+    return x, strides, dilations
 
 
 def _pads_before(

@@ -24,8 +24,9 @@ def data(rows: int = 400, groups: int = 2, noise: float = 0.0) -> tuple[Array, A
 
 def gram(x: Array, t: Array, parts: int = 3) -> Gram:
     found = Gram.empty(x.shape[1], x.shape[2], t.shape[2])
+    wide = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2).transpose(1, 0, 2)
     for some in np.array_split(np.arange(len(x)), parts):
-        found.add(x[some], t[some])
+        found.add(wide[:, some], t[some].transpose(1, 0, 2))
     return found
 
 

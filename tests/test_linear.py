@@ -12,7 +12,7 @@ from onnx import helper
 from secateur.ir.io import load_model
 from secateur.ir.linear import LinearLayer, linear_layers
 from secateur.passes.layers import start_weights, stored_weights
-from secateur.runtime.unfold import Rows, input_rows, row_sizes, target_rows
+from secateur.runtime.unfold import Rows, Unfolded, row_sizes, target_rows
 
 from .pass_runs import Array, build, run
 
@@ -101,7 +101,8 @@ def check(layer: LinearLayer, x: Array, y: Array) -> None:
     order = np.random.default_rng(0).permutation(int(np.prod(sizes)))
     rows = Rows.of(order, sizes)
     weights = start_weights(layer)
-    matrix = input_rows(layer, x, y, rows).astype(np.float64)
+    matrix = Unfolded(layer, x, y).rows(rows).astype(np.float64)
+    matrix = matrix.reshape(len(order), layer.groups, -1)
     found = np.einsum("rgk,gkm->rgm", matrix, weights[:, :-1]) + weights[:, -1]
     wanted = target_rows(layer, y, rows)
     np.testing.assert_allclose(found.reshape(wanted.shape), wanted, rtol=0, atol=2e-5)
