@@ -31,7 +31,7 @@ def batches(model: onnx.ModelProto, context: PassContext, samples: int) -> list[
     from ..runtime.calibration import calibration_feeds
 
     assert context.calibration is not None
-    dims = {**dict.fromkeys(_batch_dims(model), BATCH), **context.dims}
+    dims = {**dict.fromkeys(_batch_dims(model), min(BATCH, samples)), **context.dims}
     return [*calibration_feeds(dict(context.calibration), model, dims, samples)]
 
 

@@ -78,11 +78,14 @@ def reconstruction(analysis: Analysis, scoring: Scoring) -> Scores:
         for number, name in enumerate(order):
             context.progress("score", number / len(order))
             layer = by_layer[name][0][1]
-            inverse, variance = _inverse(layer, steps, (context.seed, number), context.threads)
+            weights = start_weights(layer)
+            inverse, variance = _inverse(
+                layer, weights, steps, (context.seed, number), context.threads
+            )
+            scale = 1.0 / max(variance, 1e-30)
             for group, _, columns in by_layer[name]:
-                scale = 1.0 / max(variance, 1e-30)
-                weights = start_weights(layer)
-                waiting[group].append(Consumer(layer, columns, inverse.copy(), weights, scale))
+                own = inverse.copy() if len(by_layer[name]) > 1 else inverse
+                waiting[group].append(Consumer(layer, columns, own, weights.copy(), scale))
                 if len(waiting[group]) == len(readers[group]):
                     units = analysis.groups[group].units
                     scores[units] = _refitted(waiting.pop(group), len(units), measure)
@@ -135,7 +138,7 @@ def _made(layer: LinearLayer) -> str:
 
 
 def _inverse(
-    layer: LinearLayer, steps: Stepwise, seed: Sequence[int], threads: int
+    layer: LinearLayer, weights: Matrix, steps: Stepwise, seed: Sequence[int], threads: int
 ) -> tuple[Matrix, float]:
     """The inverse of the layer's Gram matrix per row, and the variance of its output's rows."""
     from ..runtime.grams import LayerRows
@@ -148,7 +151,6 @@ def _inverse(
         outputs = steps.get(_made(layer))
     train, held_out = LayerRows(layer, inputs, outputs, seed=seed, threads=threads).sums()
     whole = train + held_out
-    weights = start_weights(layer)
     whole.c = whole.g @ weights
     whole.t = np.einsum("gkm,gkm->gm", weights, whole.c)
     if not whole.is_finite:
@@ -159,7 +161,19 @@ def _inverse(
     system = whole.g / max(whole.rows, 1)
     diagonal = np.einsum("gkk->gk", system)
     diagonal[:, :-1] += RIDGE * diagonal[:, :-1].mean(axis=1, keepdims=True) + 1e-30
-    return np.linalg.inv(system).astype(np.float64, copy=False), whole.variance
+    return np.stack([_inverted(matrix) for matrix in system]), whole.variance
+
+
+def _inverted(matrix: Matrix) -> Matrix:
+    """The inverse of a positive definite matrix."""
+    from scipy.linalg.lapack import dpotrf, dpotri
+
+    root, failed = dpotrf(matrix, lower=True)
+    if failed:
+        raise np.linalg.LinAlgError("not positive definite")
+    lower, _ = dpotri(root, lower=True)
+    inverse: Matrix = np.tril(lower) + np.tril(lower, -1).T
+    return inverse
 
 
 def _refitted(consumers: list[Consumer], count: int, measure: _Measure) -> Scores:

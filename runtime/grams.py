@@ -1,15 +1,16 @@
 """Gram matrices of a linear layer's inputs and targets, from what was kept of a run.
 
 Rows are drawn at random from all samples and positions, the same for inputs and targets; every so
-many samples are held out, or, of fewer samples than that, rows. Each feed gets a thread of ours,
-and BLAS should have one (`one_blas_thread`): small matrices gain nothing from many, and threads
-that wait for each other on a busy machine lose much. The sums are made in the order of the feeds:
-the same data give the same numbers.
+many samples are held out, or, of fewer samples than that, rows. Each feed, or some small ones
+together, gets a thread of ours, and BLAS should have one (`one_blas_thread`): small matrices gain
+nothing from many, and threads that wait for each other on a busy machine lose much. The sums are
+made in the order of the feeds: the same data give the same numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ MEMORY = 2**31
 ROWS_PER_COLUMN = 64
 """So many rows for every column of a layer's input, unless there are fewer."""
 LEAST_ROWS = 32768
+PART = 2048
+"""Rows that are worth a sum of their own."""
 HELD = 2**30
 """Bytes of unfolded rows that are kept for another call."""
 
@@ -90,7 +93,8 @@ class LayerRows:
         self.firsts = np.cumsum([0, *(self.counts if self.few else samples)])
         wide = layer.groups * (layer.columns + 1) + (1 if offsets is None else 2) * layer.outputs
         self.keep = 8 * sum(self.counts) * self.share * wide <= HELD
-        self._kept: dict[int, list[_Chunk]] = {}
+        self.parts = self._parts()
+        self._kept: dict[range, list[_Chunk]] = {}
 
     def sums(self, rectified: Matrix | None = None) -> tuple[Gram, Gram]:
         """The sums over training and over held-out rows.
@@ -101,9 +105,9 @@ class LayerRows:
         """
         train, held_out = self._empty(), self._empty()
         with ThreadPoolExecutor(self.workers) as pool:
-            for first in range(0, len(self.inputs), self.workers):  # few sums at a time
-                some = range(first, min(first + self.workers, len(self.inputs)))
-                for one, other in pool.map(lambda k: self._part(k, rectified), some):
+            for first in range(0, len(self.parts), self.workers):  # few sums at a time
+                some = self.parts[first : first + self.workers]
+                for one, other in pool.map(lambda part: self._part(part, rectified), some):
                     train.include(one, known=rectified is not None)
                     held_out.include(other, known=rectified is not None)
         if rectified is None:
@@ -111,9 +115,19 @@ class LayerRows:
         train.g, held_out.g = self._known
         return train, held_out
 
-    def _part(self, number: int, rectified: Matrix | None) -> tuple[Gram, Gram]:
+    def _parts(self) -> list[range]:
+        """The feeds, so many together that their rows are worth a product."""
+        parts, first, rows = list[range](), 0, 0.0
+        for number, count in enumerate(self.counts, start=1):
+            rows += count * self.share
+            if rows >= min(PART, self.chunk) or number == len(self.counts):
+                parts.append(range(first, number))
+                first, rows = number, 0.0
+        return parts
+
+    def _part(self, part: range, rectified: Matrix | None) -> tuple[Gram, Gram]:
         grams = self._empty(), self._empty()
-        for chunk in self._chunks(number):
+        for chunk in self._chunks(part):
             wanted = chunk.wanted
             if rectified is not None:
                 given = chunk.x @ rectified + chunk.offset
@@ -122,13 +136,16 @@ class LayerRows:
             gram.add(chunk.x, wanted - chunk.offset, known=rectified is not None)
         return grams
 
-    def _chunks(self, number: int) -> Iterable[_Chunk]:
-        """The rows of one feed, unfolded anew or kept."""
-        if not self.keep:
-            return self._unfolded(number)
-        if number not in self._kept:
-            self._kept[number] = list(self._unfolded(number))
-        return self._kept[number]
+    def _chunks(self, part: range) -> Iterable[_Chunk]:
+        """The rows of some feeds, unfolded anew or kept."""
+        if part in self._kept:
+            return self._kept[part]
+        chunks: Iterable[_Chunk] = itertools.chain.from_iterable(map(self._unfolded, part))
+        if len(part) > 1:
+            chunks = _joined(chunks)
+        if self.keep:
+            chunks = self._kept[part] = list(chunks)
+        return chunks
 
     def _unfolded(self, number: int) -> Iterator[_Chunk]:
         layer, target, count = self.layer, self.targets[number], self.counts[number]
@@ -167,3 +184,16 @@ def _with_ones(x: Array) -> Matrix:
     wide[:, :, :-1].reshape(groups, count, *columns)[...] = x.transpose(1, 0, 2, 3)  # a view
     wide[:, :, -1] = 1.0
     return wide
+
+
+def _joined(chunks: Iterable[_Chunk]) -> Iterator[_Chunk]:
+    """At most two chunks: all rows to train on, and all that are held out."""
+    found = list(chunks)
+    for held_out in (False, True):
+        some = [chunk for chunk in found if chunk.is_held_out == held_out]
+        if some:
+            offset: Matrix | float = 0.0
+            if not isinstance(some[0].offset, float):
+                offset = np.concatenate([chunk.offset for chunk in some], axis=1)
+            x = np.concatenate([chunk.x for chunk in some], axis=1)
+            yield _Chunk(held_out, x, np.concatenate([c.wanted for c in some], axis=1), offset)

@@ -101,3 +101,24 @@ def test_a_fifth_is_held_out_of_samples_or_of_rows(counts: list[int], held_out: 
     assert held.rows == held_out and train.rows + held.rows == 35 * sum(counts)
     wide = np.concatenate(x).reshape(-1, 4).astype(np.float64)
     np.testing.assert_allclose((train + held).g[0, :4, :4], wide.T @ wide)
+
+
+def test_feeds_of_one_sample_are_summed_together() -> None:
+    """The same sums as of all samples in one feed, with and without offsets and kept rows."""
+    model = build("g (float[N, 35, 4] x) => (float[N, 35, 2] y) { y = MatMul(x, w) }", w=WEIGHT)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((100, 35, 4)).astype(np.float32)
+    offset = rng.standard_normal((100, 35, 2)).astype(np.float32)
+    weights = np.concatenate([WEIGHT, np.ones((1, 2))])[None]
+    found: list[Gram] = []
+    for parts in (1, 100):
+        inputs, offsets = (np.array_split(array, parts) for array in (x, offset))
+        targets = [a @ WEIGHT for a in inputs]
+        rows = LayerRows(only(model), inputs, targets, offsets, seed=[0])
+        assert len(rows.parts) <= 2
+        for sums in (rows.sums(), rows.sums(weights)):
+            found += sums
+    for one, other in zip(found[:4], found[4:], strict=True):
+        assert one.rows == other.rows
+        for name in ("g", "c", "t"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name))
