@@ -29,6 +29,7 @@ from .layers import batches, noise, start_weights, stored_weights
 from .renormalise import normalisations, renormalised
 
 if TYPE_CHECKING:
+    from ..runtime.least_squares import Gram, Matrix
     from ..runtime.session import Array, Feed
 
 RECTIFIED = 3
@@ -50,7 +51,8 @@ UNTOUCHED = 1e-9
 @dataclass(frozen=True)
 class Fit:
     """What refitting the layer that makes ``output`` brought: the error on held-out rows in shares
-    of the targets' variance, before and after; the lambda that was chosen."""
+    of the targets' variance, before and after; the lambda that was chosen. Where there are too few
+    rows to hold some out, only the bias changes: the error on these rows, and infinity."""
 
     output: str
     before: float
@@ -195,8 +197,8 @@ class _Walk:
         context, has_bias = self.context, layer.has_own_bias
         if not self.pruned.has(str(layer.input.name)):  # it is made of constants
             return None
-        whole = self._whole(layer) if layer.is_recurrent else None
-        aimed = wanted(layer, aim, self.original, self.pruned, context.history, whole)
+        recurrent = self._whole(layer) if layer.is_recurrent else None
+        aimed = wanted(layer, aim, self.original, self.pruned, context.history, recurrent)
         if aimed is None:
             return None
         rows = LayerRows(
@@ -210,9 +212,12 @@ class _Walk:
         )
         with one_blas_thread():
             train, held_out = rows.sums()
-            if not (train.rows and held_out.rows and train.is_finite and held_out.is_finite):
+            whole = train + held_out
+            if not (whole.rows and whole.is_finite):
                 return None
             start = start_weights(layer)
+            if not (train.rows and held_out.rows):  # too few rows for more than the bias
+                return self._compensated(layer, whole, start)
             before = held_out.share(start)
             if before <= UNTOUCHED:
                 return None
@@ -226,6 +231,13 @@ class _Walk:
                 return None
         self._set(stored_weights(layer, weights))
         return Fit(str(layer.output.name), before, after, ridge)
+
+    def _compensated(self, layer: LinearLayer, rows: Gram, start: Matrix) -> Fit | None:
+        if not layer.has_own_bias:
+            return None
+        weights = rows.compensated(start)
+        self._set(stored_weights(layer, weights))
+        return Fit(str(layer.output.name), rows.share(start), rows.share(weights), np.inf)
 
     def _whole(self, layer: LinearLayer) -> tuple[Array, Array] | None:
         """The original's weights and biases of a recurrent layer, for the gates that are left."""

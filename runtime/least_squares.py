@@ -85,6 +85,13 @@ class Gram:
         """The error of weights in shares of the targets' variance."""
         return max(self.error(weights), 0.0) / max(self.variance, 1e-30)
 
+    def compensated(self, start: Matrix) -> Matrix:
+        """``start`` with the bias that gives the targets' mean; there must be rows."""
+        weights = start.copy()
+        products = (self.g[:, -1:, :-1] @ start[:, :-1])[:, 0]
+        weights[:, -1] = (self.c[:, -1] - products) / self.rows
+        return weights
+
     def solve(self, start: Matrix, ridge: float, bias: bool = True) -> Matrix:
         """The weights for one lambda, pulled towards ``start``; without ``bias`` its row stays.
 

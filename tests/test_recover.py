@@ -366,6 +366,39 @@ def test_noise_is_as_many_samples_where_the_model_takes_one_at_a_time() -> None:
 
 
 def test_too_few_samples_leave_the_weights_and_say_so() -> None:
-    found = pruned(residual(), "prune{ratio=0.4},recover", calibration={"x": samples(3)})
+    original = residual()
+    del original.graph.node[-1].input[2:]  # with a bias, three samples do some good
+    found = pruned(original, "prune{ratio=0.4},recover", calibration={"x": samples(3)})
     last = found.results[-1]
     assert not last.modified and "3 samples" in last.details["notes"][0]
+
+
+def test_a_layer_with_a_few_rows_gets_its_bias_alone() -> None:
+    """The mean of its outputs is right again, and no other number of it changes."""
+    text = """g (float[N, 6] x) => (float[3, 4] y, float[N, 5] z) {
+        a = Gemm(x, w0, b0)  h = Relu(a)
+        starts = Constant<value_ints = [0]>()  ends = Constant<value_ints = [3]>()
+        few = Slice(h, starts, ends)  y = Gemm(few, w1, b1)  z = Gemm(h, w2, b2)
+    }"""
+    shapes = {"w0": (6, 16), "w1": (16, 4), "w2": (16, 5)}
+    weights: dict[str, Any] = {
+        n: correlated(s, k, rank=6) for k, (n, s) in enumerate(shapes.items())
+    }
+    weights |= {f"b{k}": np.full(n, 0.1, np.float32) for k, n in enumerate((16, 4, 5))}
+    original, x = build(text, **weights), samples(40, shape=(6,))
+    alone, both = (
+        pruned(original, f"prune{{ratio=0.5}}{more}", calibration={"x": x})
+        for more in ("", ",recover")
+    )
+    wanted, before, after = (
+        run(to_proto(m) if m is not original else original, {"x": x})[0]
+        for m in (original, alone.model, both.model)
+    )
+    assert np.abs(before.mean(axis=0) - wanted.mean(axis=0)).max() > 1e-2
+    np.testing.assert_allclose(after.mean(axis=0), wanted.mean(axis=0), atol=1e-5)
+    stored = [
+        {t.name: onnx.numpy_helper.to_array(t) for t in to_proto(m.model).graph.initializer}
+        for m in (alone, both)
+    ]
+    np.testing.assert_array_equal(stored[0]["w1"], stored[1]["w1"])
+    assert not np.array_equal(stored[0]["w2"], stored[1]["w2"])
