@@ -4,7 +4,9 @@ The learning rate rises linearly over the first 3 % of the training and falls as
 its end (Loshchilov and Hutter 2017, "SGDR"). What part is over is counted in steps when the number
 of epochs is given, and in time otherwise. Every so often the loss on the held-out items is
 measured; the weights where it was lowest are the result, and the untrained ones compete. When it
-exceeds three times the best, training goes on from the best weights at half the rate.
+exceeds that of the untrained ones by more than a quarter, the rate is too high for them (weights
+that were refitted in closed form bear small ones only): training goes on from the best weights at
+a third of it. The first looks are early, so that little time is lost in finding that rate.
 
 Order of items and augmentation follow from the seed and the step alone, so that a resumed training
 goes on as if nothing had happened.
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from .distill import Distill
 
 _WARM_UP = 0.03
-_DIVERGED = 3.0
+_DIVERGED, _DAMPED = 1.25, 3.0
+_EARLY = 20
+"""Steps between two evaluations at the beginning."""
 _LONGEST = 200
 """At most so many steps lie between two evaluations, unless these would cost more than a tenth."""
 _CACHE = 2**30
@@ -139,7 +143,8 @@ class Training:
             state.step += 1
             now = time.perf_counter()
             state.seconds = before + now - clock
-            due = state.step % self._interval == 0
+            early = state.step < self._interval
+            due = state.step % (min(_EARLY, self._interval) if early else self._interval) == 0
             if due or self._part(state) >= 1:
                 last = self._look(state)
                 state.seconds = before + time.perf_counter() - clock
@@ -229,14 +234,15 @@ class Training:
         """Evaluates, keeps the best, returns to it after divergence."""
         loss = self.evaluate()
         state.history.append((state.step, loss))
-        state.worse += 1
         if loss < state.best:
             state.best, state.worse = loss, 0
             self._save(state, "best")
-        elif loss > _DIVERGED * state.best:
+            return loss
+        state.worse += 1
+        if loss > _DIVERGED * state.start:
             self._load(state, "best")
             self._optimizer = self._make_optimizer()
-            state.damping /= 2
+            state.damping /= _DAMPED
         return loss
 
     # -- weights and checkpoints ------------------------------------------------------------------
