@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
 import typer.core
 
-from ..ir.errors import SecateurError, UsageError
+from ..ir.errors import SecateurError, UsageError, spell_options
 
 
 class Commands(typer.core.TyperGroup):
@@ -32,7 +32,8 @@ class Commands(typer.core.TyperGroup):
             if error.exit_code == SecateurError.exit_code and error.__cause__ is not None:
                 code = _internal_error(error)  # a pass wraps whatever goes wrong in it
             else:
-                _report(str(error))
+                given = sys.argv[1:] if args is None else args
+                _report(spell_options(str(error), self._spelling(given)))
                 code = error.exit_code
         except BrokenPipeError:
             code = _pipe_closed()
@@ -52,6 +53,13 @@ class Commands(typer.core.TyperGroup):
         if standalone_mode:
             sys.exit(code)
         return code
+
+    def _spelling(self, args: Sequence[str]) -> Callable[[str], str]:
+        """How options are typed: those of the command as it lists them, others (which are of
+        passes) as in pipelines."""
+        command = next((self.commands[text] for text in args if text in self.commands), None)
+        options = {p.name: max(p.opts, key=len) for p in command.params} if command else {}
+        return lambda name: options.get(name, name.replace("_", "-"))
 
 
 def _internal_error(error: Exception) -> int:

@@ -78,7 +78,7 @@ def sensitivity(
         if path is not None:
             check_files([model, calibration], path, None)
     if output is not None:
-        check_suffix(output, SUFFIXES, "--output")
+        check_suffix(output, SUFFIXES)
     if plot is not None:
         check_plot(plot)
     if work is not None and work.exists() and not work.is_dir():
