@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     options = ["--macs", "0.5", "--no-bench", "--threads", "1", "--report", report]
     done = invoke("prune", model, "-o", pruned, "--calibration", data, *options)
-    assert "recover: outputs off by" in done.stdout
+    removed = re.findall("^step ([12]) of 2, prune: removed ([0-9]+) units", done.stdout, re.M)
+    assert [step for step, _ in removed] == ["1", "2"]
+    assert f"removed {sum(int(units) for _, units in removed)} units from" in done.stdout
+    steps = re.findall("^step ([12]) of 2, recover: outputs off by", done.stdout, re.M)
+    assert steps == ["1", "2"]
     return folder
 
 
