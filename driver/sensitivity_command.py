@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..ir.errors import UsageError
+from .failures import interruptible
 from .options import Carrier, Dim, Json, Model, Protect, Quiet, check_files, parse_dims
 
 RATIOS = "0.1,0.25,0.5,0.75"
@@ -84,7 +85,7 @@ def sensitivity(
     if work is not None and work.exists() and not work.is_dir():
         raise UsageError(f"--work {work} is not a folder")
     dims = parse_dims(dim)
-    with working(quiet or json) as progress:
+    with interruptible(output, plot, kept=work), working(quiet or json) as progress:
         from .api import sensitivity as measure
 
         result = measure(
