@@ -20,7 +20,7 @@ from secateur.passes.pipeline import format_pipeline
 from secateur.passes.prune import Prune
 
 from .cli_runs import command, invoke
-from .test_recover import error, outputs, residual, samples
+from .test_recover import error, normalised, outputs, residual, samples
 
 
 def text(**options: Any) -> str:
@@ -193,6 +193,30 @@ def test_anything_else_that_changed_is_found(files: Path, what: str) -> None:
     path, report = changed(files, what)
     with pytest.raises(CertificateError, match="not what the recorded"):
         secateur.verify(files / "model.onnx", path, report)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "late"),
+    [
+        ("fold-batchnorm,{},eliminate-dead", ""),
+        ("{},fold-batchnorm", "pass 3, 'fold-batchnorm'"),
+        ("eliminate-dead,{},fold-batchnorm,fold-constants", "pass 4, 'fold-batchnorm'"),
+        ("prune{{ratio=0.25}},fold-batchnorm,recover", "pass 2, 'fold-batchnorm'"),
+    ],
+)
+def test_rewriting_what_was_refitted_cannot_be_proved_again(
+    pipeline: str, late: str, tmp_path: Path
+) -> None:
+    model, pruned, data, report = (
+        str(tmp_path / name) for name in ("m.onnx", "o.onnx", "d.npz", "r.json")
+    )
+    onnx.save(normalised(), model)
+    np.savez(data, x=samples(64, 0, (4, 6, 6)))
+    run = ["run", model, "-o", pruned, "--calibration", data, "--report", report, "--no-bench"]
+    invoke(*run, "--pipeline", pipeline.format("prune{ratio=0.25},recover"))
+    found = invoke("verify", model, pruned, "--report", report, code=6 if late else 0)
+    if late:
+        assert late in found.stderr and "come before; run it first" in found.stderr
 
 
 def test_reports_that_name_no_weight_are_refused(files: Path) -> None:
