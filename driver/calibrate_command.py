@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..ir.errors import UsageError
+from .failures import interruptible
 from .options import Json, Quiet, check_files
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def calibrate(
     renamed = [pair.partition("=") for pair in rename or ()]
     if wrong := [pair for pair, parts in zip(rename or (), renamed, strict=True) if not parts[2]]:
         raise UsageError(f"--rename '{wrong[0]}' is not of the form NAME=INPUT")
-    with working(quiet or json) as progress:
+    with interruptible(output), working(quiet or json) as progress:
         from .api import pack_calibration
 
         packed = pack_calibration(

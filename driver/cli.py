@@ -17,7 +17,7 @@ import typer
 from .. import __version__
 from ..ir.errors import CertificateError, UsageError
 from .calibrate_command import calibrate
-from .failures import Commands
+from .failures import Commands, interruptible
 from .options import (
     Bench,
     Calibration,
@@ -126,7 +126,7 @@ def run(
     if reproducer is not None and reproducer.exists() and not reproducer.is_dir():
         raise UsageError(f"--reproducer {reproducer} is not a folder")
     watchers = _instrumentations(time_passes, statistics, print_ir_after, bisect_limit, reproducer)
-    with working(quiet or json) as progress:
+    with interruptible(output, report), working(quiet or json) as progress:
         from .api import run as run_pipeline
 
         result = run_pipeline(

@@ -25,7 +25,7 @@ Progress = Callable[[str, float | None], None]
 def check_threads(threads: int) -> None:
     """Raises UsageError for an impossible number of threads."""
     if not 0 <= threads <= MAX_THREADS:
-        raise UsageError(f"the number of threads must be 0 to {MAX_THREADS}, not {threads}")
+        raise UsageError(f"`threads` must be 0 to {MAX_THREADS}, not {threads}")
 
 
 def pass_context(
@@ -41,7 +41,7 @@ def pass_context(
 
     check_threads(threads)
     if seed < 0:
-        raise UsageError(f"the seed cannot be negative ({seed})")
+        raise UsageError(f"`seed` must be at least 0, not {seed}")
     for name, size in (dims or {}).items():
         if not 0 < size <= MAX_SIZE:
             raise UsageError(f"dimension '{name}' needs a size of 1 to {MAX_SIZE}, not {size}")

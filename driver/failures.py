@@ -4,13 +4,51 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 import typer.core
 
-from ..ir.errors import SecateurError, UsageError
+from ..ir.errors import SecateurError, UsageError, spell_options
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C came; the text says so, and what it left."""
+
+
+@contextmanager
+def interruptible(*outputs: Path | None, kept: Path | None = None) -> Iterator[None]:
+    """Within the block, Ctrl-C becomes `Interrupted`, which says whether files ``outputs`` were
+    written, or that the folder ``kept`` has results to go on from."""
+    paths = [path for path in outputs if path is not None]
+    before = [_stamp(path) for path in paths]
+    try:
+        yield
+    except KeyboardInterrupt:
+        changed = [p for p, stamp in zip(paths, before, strict=True) if _stamp(p) != stamp]
+        text = "interrupted"
+        if changed:
+            text += f"; written: {', '.join(map(str, changed))}"
+        elif paths:
+            text += f"; nothing was written to {' or '.join(map(str, paths))}"
+        if kept is not None:
+            text += f"; the same command goes on from what is in {kept}"
+        raise Interrupted(text) from None
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Another number for every file that takes this place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 class Commands(typer.core.TyperGroup):
@@ -25,6 +63,7 @@ class Commands(typer.core.TyperGroup):
         **extra: Any,
     ) -> Any:
         """Runs the command line; exits unless ``standalone_mode`` is false."""
+        end = "interrupted"
         try:
             code = super().main(args, prog_name, standalone_mode=False, **extra) or 0
             sys.stdout.flush()
@@ -32,12 +71,15 @@ class Commands(typer.core.TyperGroup):
             if error.exit_code == SecateurError.exit_code and error.__cause__ is not None:
                 code = _internal_error(error)  # a pass wraps whatever goes wrong in it
             else:
-                _report(str(error))
+                given = sys.argv[1:] if args is None else args
+                _report(spell_options(str(error), self._spelling(given)))
                 code = error.exit_code
         except BrokenPipeError:
             code = _pipe_closed()
+        except Interrupted as error:
+            code, end = INTERRUPTED, str(error)
         except typer.Abort:
-            code = 130
+            code = INTERRUPTED
         except MemoryError as error:
             _report(f"not enough memory: {error}; smaller sizes (--dim) need less")
             code = 1
@@ -49,9 +91,18 @@ class Commands(typer.core.TyperGroup):
                 path = getattr(getattr(error, "ctx", None), "command_path", "secateur")
                 _report(f"{show().rstrip('.')} (see '{path} --help')")
                 code = UsageError.exit_code
+        if code == INTERRUPTED:
+            print(f"secateur: {end}", file=sys.stderr)
         if standalone_mode:
             sys.exit(code)
         return code
+
+    def _spelling(self, args: Sequence[str]) -> Callable[[str], str]:
+        """How options are typed: those of the command as it lists them, others (which are of
+        passes) as in pipelines."""
+        command = next((self.commands[text] for text in args if text in self.commands), None)
+        options = {p.name: max(p.opts, key=len) for p in command.params} if command else {}
+        return lambda name: options.get(name, name.replace("_", "-"))
 
 
 def _internal_error(error: Exception) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -96,7 +97,7 @@ def describe_explanations(analysis: Analysis, name: str) -> dict[str, Any]:
         found = explain(analysis, name)
     except UsageError:
         stem, colon, axis = name.rpartition(":")
-        if not colon or not axis.lstrip("-").isdecimal():
+        if not colon or not re.fullmatch("-?[0-9]{1,9}", axis):
             raise
         found = explain(analysis, stem, int(axis))
     return {

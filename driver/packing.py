@@ -80,7 +80,7 @@ def pack_calibration(
         raise UsageError(str(error)) from None
     inputs = {value.name: input_shape(value) for value in fed_inputs(proto)}
     if input is not None and input not in inputs:
-        raise UsageError(f"the model has no input '{input}'{suggest(input, inputs)}")
+        raise UsageError(f"`input`: the model has no input '{input}'{suggest(input, inputs)}")
 
     def opened(origin: Origin) -> Source:
         name = input
@@ -101,7 +101,7 @@ def pack_calibration(
             return npz_samples(path, tuple(inputs), keys, rename or {})
         if name is None and len(inputs) != 1:
             listed = ", ".join(inputs) or "none"
-            raise UsageError(f"which input does {path} feed? give --input NAME (inputs: {listed})")
+            raise UsageError(f"which input does {path} feed? give `input` (inputs: {listed})")
         name = name or next(iter(inputs))
         element, dims = inputs[name]
         if suffix == ".npy":

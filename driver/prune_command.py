@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .failures import interruptible
 from .options import (
     Bench,
     Calibration,
@@ -112,7 +113,7 @@ def prune(
 
     check_files([model, calibration], output, report)
     dims = parse_dims(dim)
-    with working(quiet or json) as progress:
+    with interruptible(output, report), working(quiet or json) as progress:
         from .api import prune as prune_model
 
         result = prune_model(

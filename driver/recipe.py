@@ -8,7 +8,7 @@ targets like MACs is reached in n steps: after step k, s^(k/n) of the original i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -47,14 +47,17 @@ def prune_recipe(
     by_data = ("reconstruction", "global") if learned else ("l2", "local")
     options["criterion"] = by_data[0] if criterion is None else criterion
     options["scope"] = by_data[1] if scope is None else scope
-    whole = _made(Prune, options)
+    try:
+        whole = Prune(**options)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     count = steps if steps is not None else (STEPS if learned and _in_shares(whole) else 1)
     if count < 1:
-        raise UsageError(f"--steps must be at least 1, not {count}")
+        raise UsageError(f"`steps` must be at least 1, not {count}")
     if count > 1 and not _in_shares(whole):
         raise UsageError(
-            "--steps needs targets that are shares: --ratio, --macs, --params, --latency, or --size"
-            " and --memory up to 1"
+            "`steps` needs targets that are shares: `ratio`, `macs`, `params`, `latency`, or `size`"
+            " and `memory` up to 1"
         )
     found: list[Pass] = []
     if refit:
@@ -71,10 +74,12 @@ def prune_recipe(
         from ..passes.distill import Distill
         from ..runtime.torch_support import require_torch
 
+        if not 0 < distill < math.inf:
+            raise UsageError(f"`distill` must be more than 0 minutes, not {distill:g}")
         if not calibrated:
-            raise UsageError("--distill learns from data: give --calibration FILE")
-        require_torch("--distill")  # says what is missing before the work
-        found.append(_made(Distill, {"minutes": distill}))
+            raise UsageError("`distill` learns from data: give --calibration FILE")
+        require_torch("`distill`")  # says what is missing before the work
+        found.append(Distill(minutes=distill))
     return found
 
 
@@ -96,10 +101,3 @@ def _step(whole: Prune, number: int, count: int) -> Prune:
     if whole.ratio is not None:
         changed["ratio"] = 1 - (1 - whole.ratio) ** (1 / count)
     return replace(whole, **changed)
-
-
-def _made(kind: Callable[..., Any], options: dict[str, Any]) -> Any:
-    try:
-        return kind(**options)
-    except ValueError as error:
-        raise UsageError(str(error)) from None

@@ -1,13 +1,14 @@
 """Verifying models whose weights were refitted after the pruning.
 
 What was refitted are numbers, and which is in the report. So the pruned file must be, but for these
-numbers, what the pruning makes of its input again; and with these numbers put back into the input,
-at the places that the pruning kept, the masked input must give what the file gives.
+numbers, what the pruning (and passes behind it that preserve the outputs) makes of its input again;
+and with these numbers put back into the input, at the places that the pruning kept, the masked
+input must give what the file gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as oir
@@ -20,13 +21,18 @@ from ..passes.proof import Removal
 
 
 def with_refitted(
-    before: oir.Model, after: oir.Model, final: oir.Model, names: Sequence[str], removal: Removal
+    before: oir.Model,
+    after: oir.Model,
+    final: oir.Model,
+    names: Sequence[str],
+    removal: Removal,
+    finish: Callable[[oir.Model], oir.Model],
 ) -> oir.Model:
     """``before``, the input of the last pruning, with the weights ``names`` of ``final``, the
     pruned file, where the pruning that made ``after`` of it kept them.
 
-    Raises CertificateError when ``final`` differs from ``after`` in anything but these numbers,
-    DataError when the names are not those of weights.
+    Raises CertificateError when ``final`` differs from what ``finish`` makes of ``after`` with
+    these numbers, DataError when the names are not those of weights.
     """
     new = {str(v.name): t for v, t in constants(final.graph)}
     same = clone_model(after)
@@ -36,7 +42,7 @@ def with_refitted(
             if found.dtype != tensor.dtype or tensor_shape(found) != tensor_shape(tensor):
                 raise CertificateError(f"refitted weight '{value.name}' has another type or shape")
             set_constant(value, found)
-    if digest(same) != digest(final):
+    if digest(finish(same)) != digest(final):
         raise CertificateError(
             "the pruned model is not what the recorded pruning and refitting make of the original"
         )

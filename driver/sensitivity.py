@@ -116,9 +116,9 @@ def sensitivity(
     """
     sweep = _sweep(ratios, criterion, inexact, groups)
     if not 0 <= jobs <= MAX_JOBS:
-        raise UsageError(f"the number of jobs must be 0 to {MAX_JOBS}, not {jobs}")
+        raise UsageError(f"`jobs` must be 0 to {MAX_JOBS}, not {jobs}")
     if samples < 1:
-        raise UsageError(f"the number of samples must be at least 1, not {samples}")
+        raise UsageError(f"`samples` must be at least 1, not {samples}")
     model = load_model(source)
     context = pass_context(model, dims, calibration, threads, 0, progress)
     assert context.calibration is not None
@@ -212,9 +212,9 @@ def _check_metric(analysis: Analysis, metric: Metric) -> None:
         return
     if metric == "top1":
         if len(floats) == len(types) and not any(len(t[1]) == 2 for t in floats):
-            raise UsageError("no output is a table (batch, classes): use another --metric")
+            raise UsageError("no output is a table (batch, classes): use another `metric`")
     elif not floats:
-        raise UsageError(f"no output is of floats, so none has '{metric}': use --metric top1")
+        raise UsageError(f"no output is of floats, so none has '{metric}': use `metric` top1")
 
 
 def _steps(model: oir.Model, binding: Mapping[str, int]) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..ir.errors import UsageError
+from .failures import interruptible
 from .options import Carrier, Dim, Json, Model, Protect, Quiet, check_files, parse_dims
 
 RATIOS = "0.1,0.25,0.5,0.75"
@@ -78,13 +79,13 @@ def sensitivity(
         if path is not None:
             check_files([model, calibration], path, None)
     if output is not None:
-        check_suffix(output, SUFFIXES, "--output")
+        check_suffix(output, SUFFIXES)
     if plot is not None:
         check_plot(plot)
     if work is not None and work.exists() and not work.is_dir():
         raise UsageError(f"--work {work} is not a folder")
     dims = parse_dims(dim)
-    with working(quiet or json) as progress:
+    with interruptible(output, plot, kept=work), working(quiet or json) as progress:
         from .api import sensitivity as measure
 
         result = measure(

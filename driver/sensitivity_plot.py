@@ -21,12 +21,12 @@ NAMED = 80
 
 def check_plot(path: Path) -> None:
     """Finds out before the work whether a plot can be made. Raises UsageError."""
-    check_suffix(path, SUFFIXES, "--plot")
+    check_suffix(path, SUFFIXES)
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UsageError(
-            "--plot needs the package matplotlib: pip install 'secateur[plots]'"
+            "a plot needs the package matplotlib: pip install 'secateur[plots]'"
         ) from None
 
 

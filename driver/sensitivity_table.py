@@ -24,10 +24,10 @@ SHARES = 6
 """Of more shares the terminal shows every second, third, …"""
 
 
-def check_suffix(path: Path, suffixes: Sequence[str], option: str) -> None:
+def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
     """Raises UsageError for a name that does not say which format is wanted."""
     if path.suffix.lower() not in suffixes:
-        raise UsageError(f"{option} {path}: the name must end in one of {', '.join(suffixes)}")
+        raise UsageError(f"cannot write {path}: the name must end in one of {', '.join(suffixes)}")
 
 
 def write_table(result: Sensitivity, path: Path) -> None:
@@ -35,7 +35,7 @@ def write_table(result: Sensitivity, path: Path) -> None:
     from ..ir.io import atomic_write
     from .report import to_text
 
-    check_suffix(path, SUFFIXES, "--output")
+    check_suffix(path, SUFFIXES)
     suffix = path.suffix.lower()
     if suffix == ".json":
         text = to_text(result.to_json())

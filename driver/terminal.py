@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from .quantities import count, counts, size, sizes
 
 if TYPE_CHECKING:
     from .context import Progress
@@ -57,16 +59,16 @@ def show_result(result: PruneResult, output: Path) -> None:
     totals = report["totals"]
     table = _table("", "before", "after", "removed", "smaller")
     for key, label, show in (
-        ("macs", "MACs", _count),
-        ("parameters", "parameters", _count),
-        ("file_bytes", "file", _bytes),
-        ("peak_activation_bytes", "peak activations", _bytes),
+        ("macs", "MACs", counts),
+        ("parameters", "parameters", counts),
+        ("file_bytes", "file", sizes),
+        ("peak_activation_bytes", "peak activations", sizes),
     ):
         if key in totals:
             row = totals[key]
             times = f"{row['times_smaller']:.2f}x" if row["times_smaller"] else "-"
             share = f"{round(row['removed_share'], 3) + 0.0:.1%}"
-            table.add_row(label, show(row["before"]), show(row["after"]), share, times)
+            table.add_row(label, *show(row["before"], row["after"]), share, times)
     if report["timing"] is not None:
         timing = report["timing"]
         table.add_row(
@@ -82,25 +84,44 @@ def show_result(result: PruneResult, output: Path) -> None:
             f"speed-up {speedup['ratio']:.2f}x (quartiles {speedup['low']:.2f} to"
             f" {speedup['high']:.2f}, {report['timing']['original']['runs']} interleaved runs)"
         )
-    groups = [g for g in report["groups"] if g["removed"]]
-    if groups:
-        gone = sum(g["removed"] for g in groups)
-        names = [len({g["name"] for g in some}) for some in (groups, report["groups"])]
-        out.print(f"removed {gone} units from {names[0]} of {names[1]} groups")
+    if any(g["removed"] for g in report["groups"]):
+        out.print(_removed(report["groups"]))
     if report["stored"]:
         out.print(f"stored {_weights(len(report['stored']))} computed from constants")
     if result.certificate is not None:
         out.print(f"certificate: {escape(result.certificate.describe())}")
-    for step in report["passes"]:
-        if "drift-before" in step["statistics"]:
-            before, after = (step["statistics"][k] for k in ("drift-before", "drift"))
-            out.print(
-                f"{step['pass']}: outputs off by {before:.2g} of their spread, now by {after:.2g}"
-            )
+    for line in _steps(report):
+        out.print(line, markup=False)
     if report["timing"] is None and not result.passes:
         out.print("no pass was run")
     _notes([*report["warnings"], *_timing_advice(report["timing"])])
     out.print(f"wrote {escape(str(output))}")
+
+
+def _removed(groups: Sequence[Mapping[str, Any]]) -> str:
+    names = {g["name"] for g in groups}
+    touched = {g["name"] for g in groups if g["removed"]}
+    gone = sum(g["removed"] for g in groups)
+    return f"removed {gone} units from {len(touched)} of {len(names)} groups"
+
+
+def _steps(report: Mapping[str, Any]) -> Iterator[str]:
+    """What the passes did to the outputs. Where several prune, each of them begins a step, and a
+    line says what it removed, too."""
+    prunes = [done["contract"] == "masks" for done in report["passes"]]
+    for number, done in enumerate(report["passes"], start=1):
+        step, counted = sum(prunes[:number]), done["statistics"]
+        groups = [g for g in report["groups"] if g["pass"] == number]
+        label = done["pass"]
+        if step and sum(prunes) > 1:
+            label = f"step {step} of {sum(prunes)}, {label}"
+            if groups:
+                yield f"{label}: {_removed(groups)}"
+            elif "dropped" in counted:
+                yield f"{label}: dropped {counted['dropped']} of {counted['branches']} branches"
+        if "drift-before" in counted:
+            before, after = counted["drift-before"], counted["drift"]
+            yield f"{label}: outputs off by {before:.2g} of their spread, now by {after:.2g}"
 
 
 def _timing_advice(timing: Mapping[str, Any] | None) -> list[str]:
@@ -140,7 +161,7 @@ def show_analysis(data: Mapping[str, Any]) -> None:
         exact = "exact" if group["exact"] else "inexact"
         out.print(
             f"[bold]{escape(group['name'])}[/]: {group['units']} units, {exact}, "
-            f"{_count(group['macs_per_unit'])} MACs and {_count(group['parameters_per_unit'])} "
+            f"{count(group['macs_per_unit'])} MACs and {count(group['parameters_per_unit'])} "
             "parameters each"
         )
         for role in ("producer", "consumer", "coupled"):
@@ -151,10 +172,10 @@ def show_analysis(data: Mapping[str, Any]) -> None:
     if len(data["groups"]) > MANY:
         out.print(f"… and {len(data['groups']) - MANY} more groups (see --json)")
     out.print(
-        f"{len(data['groups'])} groups, {data['units']} units; {_count(data['macs'])} MACs, "
-        f"{_count(data['parameters'])} parameters, of which {_count(data['prunable_parameters'])} "
-        f"in prunable units; weights {_bytes(data['weight_bytes'])}, peak activations "
-        f"{_bytes(data['peak_activation_bytes'])}"
+        f"{len(data['groups'])} groups, {data['units']} units; {count(data['macs'])} MACs, "
+        f"{count(data['parameters'])} parameters, of which {count(data['prunable_parameters'])} "
+        f"in prunable units; weights {size(data['weight_bytes'])}, peak activations "
+        f"{size(data['peak_activation_bytes'])}"
     )
     if data["stored"]:
         out.print(f"{_weights(len(data['stored']))} computed from constants: pruning stores them")
@@ -211,13 +232,14 @@ def show_bench(data: Mapping[str, Any]) -> None:
     """Two rows and the ratio."""
     out = _out()
     table = _table("", "P50 ms", "P25", "P75", "runs", "MACs")
-    for name in ("original", "pruned"):
+    macs = [data[name]["macs"] for name in ("original", "pruned")]
+    for name, amount in zip(("original", "pruned"), counts(*macs), strict=True):
         row = data[name]
         table.add_row(
             name,
             *(f"{row[k]:.4g}" for k in ("p50_ms", "p25_ms", "p75_ms")),
             str(row["runs"]),
-            _count(row["macs"]) if row["macs"] else "?",
+            amount if row["macs"] else "?",
         )
     out.print(table)
     speedup, ratio = data["speedup"], data["macs_ratio"]
@@ -253,18 +275,3 @@ def show_passes(data: Mapping[str, Any]) -> None:
 
 def _weights(count: int) -> str:
     return "1 weight" if count == 1 else f"{count} weights"
-
-
-def _count(value: float) -> str:
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            number = value / limit
-            return f"{number:.3g} {unit}" if abs(number) < 1000 else f"{number:.0f} {unit}"
-    return f"{value:.0f}"
-
-
-def _bytes(value: float) -> str:
-    for limit, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g} {unit}"
-    return f"{value:.0f} B"

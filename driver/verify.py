@@ -3,9 +3,9 @@
 The report says which units went as masks on named nodes of the model that each pruning pass was
 given. The passes are gone through in order. Those that preserve the outputs are run again, and
 compared; those that refit weights are left out, and their weights taken from the pruned model (see
-`refitted`). A pruning pass removes again what the report says that it removed, without choosing
-again, and its result is proved equal to the masked version of its input. After the last of them
-stands the pruned model itself.
+`refitted`), which fails where others rewrote them. A pruning pass removes again what the report
+says that it removed, without choosing again, and its result is proved equal to the masked version
+of its input. After the last of them stands the pruned model itself.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def verify_report(
             if current.refits:
                 continue
             if current.contract is not Contract.MASKS:
-                before = _run(current, before, context)
+                before = _run([current], before, context)
                 continue
             after, removal = _repeated(recorded, number, before, context)
             proofs.append(_prove(before, after, removal.points, context))
@@ -79,7 +79,19 @@ def verify_report(
         smaller, replay = load_model(pruned), dict[str, Any]()
         if recorded.refitted:
             after, removal = _repeated(recorded, last, before, context)
-            before = with_refitted(before, after, smaller, recorded.refitted, removal)
+            later = [p for p in recorded.passes[last + 1 :] if not p.refits]
+            try:
+                before = with_refitted(
+                    before,
+                    after,
+                    smaller,
+                    recorded.refitted,
+                    removal,
+                    lambda pruned: _run(later, pruned, context),
+                )
+            except CertificateError:
+                _check_order(recorded.passes, last)
+                raise
         elif recorded.removed and all(step.slices for step in recorded.steps.values()):
             source = _with_stored_weights(model, recorded, context) if recorded.stored else model
             replay = {"removed": recorded.removed, "source": source}
@@ -140,6 +152,19 @@ def _last_pruning(passes: Sequence[Pass]) -> int:
     return pruning[-1]
 
 
+def _check_order(passes: Sequence[Pass], last: int) -> None:
+    """Raises DataError where a pass may have rewritten what was refitted, or is to be: what it got
+    is in no file."""
+    refits = [k for k, p in enumerate(passes) if p.refits]
+    for number, current in enumerate(passes):
+        if current.contract is Contract.PRESERVES and number > min([last, *refits]):
+            raise DataError(
+                f"pass {number + 1}, '{current.name}', comes after a refitting or the last pruning:"
+                " of pipelines that refit weights, only those are sure to be proved again from"
+                " files in which all passes that preserve the outputs come before; run it first"
+            )
+
+
 def _repeated(
     recorded: _Recorded, number: int, model: oir.Model, context: PassContext
 ) -> tuple[oir.Model, Removal]:
@@ -153,11 +178,11 @@ def _repeated(
     return current.repeat(model, removal, context), removal
 
 
-def _run(current: Pass, model: oir.Model, context: PassContext) -> oir.Model:
-    """What a pass that preserves the outputs makes of the model, compared with it."""
+def _run(passes: Sequence[Pass], model: oir.Model, context: PassContext) -> oir.Model:
+    """What passes that preserve the outputs make of the model, compared with it."""
     from ..passes.manager import PassManager
 
-    return PassManager([current]).run(model, context).model
+    return PassManager(passes).run(model, context).model
 
 
 def _prove(

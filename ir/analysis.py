@@ -196,7 +196,7 @@ class _Builder(Visitor):
                     hit += [o for o in (*site.inputs, *site.outputs) if o and o.constant]
                     hit += [o for o in site.outputs if o]
             if not hit:
-                raise UsageError(f"--protect '{glob}' matches no node and no tensor")
+                raise UsageError(f"`protect` '{glob}' matches no node and no tensor")
             for operand in hit:
                 for axis in operand.axes:
                     self.coupling.pin(axis, None, f"protected by '{glob}'", PROTECTED)

@@ -1,12 +1,15 @@
 """The errors a user can meet, each with its documented exit code.
 
-Every message is one line: what is wrong, where (file, node or tensor name), and what to do.
+Every message is one line: what is wrong, where (file, node or tensor name), and what to do. An
+option in it is a Python keyword in backquotes, ``min_quality`` in single ones; the command line and
+pipelines spell it as it is typed there (`spell_options`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 
 
 class SecateurError(Exception):
@@ -43,6 +46,12 @@ class DataError(SecateurError):
     """Calibration arrays or other data files that do not fit the model."""
 
     exit_code = 6
+
+
+def spell_options(message: str, spelled: Callable[[str], str]) -> str:
+    """The message with every option, a keyword in backquotes, as ``spelled`` makes it of the
+    keyword."""
+    return re.sub("`([a-z_]+)`", lambda found: spelled(found[1]), message)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from .analysis import GRAPH_INPUT, Analysis
 from .coupling import Link, Pin
 from .errors import UsageError
 from .naming import describe, node_label
+from .registry import suggest
 from .units import Group
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def explain(analysis: Analysis, name: str, axis: int | None = None) -> list[Expl
     Raises UsageError when nothing bears the name or the axis does not exist.
     """
     axes = _named_axes(analysis, name)
+    if not axes:
+        raise UsageError(f"'{name}' has no axes: it is a single number")
     if axis is not None:
         ranks = {analysis.owners[a][1] for a in axes}
         if axis < 0:
@@ -90,13 +93,11 @@ def _named_axes(analysis: Analysis, name: str) -> list[int]:
             operands = [o for o in site.inputs if o is not None and o.constant]
             operands += [o for o in site.outputs if o is not None]
             return [a for o in operands for a in o.axes]
-    import difflib
-
-    known = [o.name for o in analysis.operands.values()]
-    known += [s.node.name for s in analysis.sites if s.node.name]
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f"; did you mean {', '.join(close)}?" if close else ""
-    raise UsageError(f"no tensor or node is called '{name}'{hint}")
+    if name and any(o.name == name for o in analysis.operands.values()):
+        return []
+    known = {value for value, _ in analysis.owners} | {site.node.name for site in analysis.sites}
+    near = suggest(name, {str(found) for found in known if found}, most=3)
+    raise UsageError(f"no tensor or node is called '{name}'{near}")
 
 
 def _explain_axis(analysis: Analysis, graph: AxisGraph, axis: int) -> Explanation:

@@ -144,7 +144,7 @@ class Patcher:
             else:
                 raise RewriteError(
                     f"node '{node_label(node)}': the dynamic size '{old.name}' cannot be restated;"
-                    " keep its channels with --protect"
+                    " keep its channels with `protect`"
                 )
         value = old
         shape = wanted[0].shape

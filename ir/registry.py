@@ -18,6 +18,8 @@ from .errors import UsageError
 
 T = TypeVar("T")
 
+_LISTED = 20
+
 Loader = Callable[[], object]
 """Imports and returns the registered object; may raise anything."""
 
@@ -49,13 +51,17 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the closest known name, else ``"; known: a, b"``."""
+def suggest(name: str, known: Iterable[str], most: int = 1) -> str:
+    """``"; did you mean 'x'?"`` for at most so many known names, the closest or those that hold
+    this one; else ``"; known: a, b"``."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, names, n=most, cutoff=0.6)
+    if not close and len(name) > 2:
+        close = [other for other in names if name.lower() in other.lower()][:most]
     if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(names)}" if names else ""
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"; known: {', '.join(names[:_LISTED])}{more}" if names else ""
 
 
 class Registry(Generic[T]):

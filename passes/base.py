@@ -86,7 +86,7 @@ class Pass(ABC):
 
     Options may be ``bool``, ``int``, ``float``, ``str``, a ``Literal``, ``tuple[X, ...]`` of
     these, or ``X | None``. ``__post_init__`` may raise ``ValueError`` with one line saying
-    which value is wrong; the pipeline parser adds where it stands.
+    which value is wrong, with options in backquotes; the pipeline parser adds where it stands.
     """
 
     name: ClassVar[str]

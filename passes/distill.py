@@ -75,16 +75,16 @@ class Distill(Pass):
     def __post_init__(self) -> None:
         for name in ("minutes", "learning_rate", "temperature"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{_key(name)} must be more than 0, not {getattr(self, name):g}")
+                raise ValueError(f"`{name}` must be more than 0, not {getattr(self, name):g}")
         for name in ("weight_decay", "hidden"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{_key(name)} must be at least 0, not {getattr(self, name):g}")
+                raise ValueError(f"`{name}` must be at least 0, not {getattr(self, name):g}")
         for name in ("epochs", "batch_size", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{_key(name)} must be at least 1, not {value}")
+                raise ValueError(f"`{name}` must be at least 1, not {value}")
         if not 0 < self.hold_out < 1:
-            raise ValueError(f"hold-out must be between 0 and 1, not {self.hold_out:g}")
+            raise ValueError(f"`hold_out` must be between 0 and 1, not {self.hold_out:g}")
 
     def run(self, model: oir.Model, context: PassContext) -> PassResult:
         """Raises UsageError without PyTorch, data or a weight to train, and for an operator that
@@ -300,7 +300,3 @@ def _threads(torch: Any, count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _key(name: str) -> str:
-    return name.replace("_", "-")

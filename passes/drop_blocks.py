@@ -46,11 +46,11 @@ class DropBlocks(Pass):
 
     def __post_init__(self) -> None:
         if (self.count is None) == (self.similarity is None):
-            raise ValueError("drop-blocks needs exactly one of count and similarity")
+            raise ValueError("drop-blocks needs exactly one of `count` and `similarity`")
         if self.count is not None and self.count < 1:
-            raise ValueError(f"count must be at least 1, not {self.count}")
+            raise ValueError(f"`count` must be at least 1, not {self.count}")
         if self.similarity is not None and not -1 <= self.similarity <= 1:
-            raise ValueError(f"similarity must be from -1 to 1, not {self.similarity:g}")
+            raise ValueError(f"`similarity` must be from -1 to 1, not {self.similarity:g}")
 
     def run(self, model: oir.Model, context: PassContext) -> PassResult:
         """Raises UsageError without calibration data, TargetError when there are too few branches,

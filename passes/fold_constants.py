@@ -51,7 +51,7 @@ class FoldConstants(Pass):
 
     def __post_init__(self) -> None:
         if self.max_bytes < 0:
-            raise ValueError(f"max-bytes must be 0 or more, not {self.max_bytes}")
+            raise ValueError(f"`max_bytes` must be 0 or more, not {self.max_bytes}")
 
     def run(self, model: oir.Model, context: PassContext) -> PassResult:
         plan = _plan(model)

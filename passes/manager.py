@@ -105,7 +105,7 @@ def _check_contract(current: Pass, result: PassResult) -> None:
         if getattr(certificate, "ok", False) is not True:
             describe = getattr(certificate, "describe", lambda: "no reason given")
             raise CertificateError(
-                f"the certificate failed: {one_line(describe())}; --protect keeps layers whole, "
+                f"the certificate failed: {one_line(describe())}; `protect` keeps layers whole, "
                 "and rules of plug-ins are the first to suspect"
             )
     if current.contract is Contract.APPROXIMATES and "drift" not in result.statistics:

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
-from ..ir.errors import UsageError
+from ..ir.errors import UsageError, spell_options
 from ..ir.registry import one_line, suggest
 from .base import Pass
 
@@ -62,7 +62,7 @@ def pass_options(cls: type[Pass]) -> dict[str, Option]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         required = default is dataclasses.MISSING
-        key = field.name.replace("_", "-")
+        key = _key(field.name)
         try:
             text = _describe(hints[field.name])
         except Mismatch as error:
@@ -95,15 +95,20 @@ def build_pass(cls: type[Pass], values: Mapping[str, object]) -> Pass:
     try:
         return cls(**arguments)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"pass '{cls.name}': {one_line(error)}") from error
+        text = spell_options(one_line(error), _key)
+        raise UsageError(f"pass '{cls.name}': {text}") from error
 
 
 def find_option(cls: type[Pass], options: Mapping[str, Option], key: str) -> Option:
     """The option called ``key`` (kebab or snake case); `UsageError` if there is none."""
-    option = options.get(key.replace("_", "-"))
+    option = options.get(_key(key))
     if option is None:
         raise UsageError(f"unknown option '{key}' of pass '{cls.name}'{suggest(key, options)}")
     return option
+
+
+def _key(field: str) -> str:
+    return field.replace("_", "-")
 
 
 def _members(hint: Any) -> list[Any]:

@@ -87,24 +87,26 @@ class Prune(Pass):
     def __post_init__(self) -> None:
         targets = self.targets  # raises for values out of range
         if not targets:
-            raise ValueError(f"prune needs at least one target: {', '.join(KINDS)}")
+            kinds = ", ".join(f"`{kind.replace('-', '_')}`" for kind in KINDS)
+            raise ValueError(f"prune needs at least one target: {kinds}")
         if self.ratio is not None and len(targets) > 1:
-            raise ValueError("ratio cannot be combined with another target")
-        check_metric(self.metric)
+            raise ValueError("`ratio` cannot be combined with another target")
+        check_metric(self.metric, self.min_quality)
         if not 0 < self.max_ratio <= 1:
-            raise ValueError(f"max-ratio must be more than 0 and at most 1, not {self.max_ratio:g}")
+            raise ValueError(
+                f"`max_ratio` must be more than 0 and at most 1, not {self.max_ratio:g}"
+            )
         for name in ("round_to", "min_channels"):
             if not 1 <= getattr(self, name) <= 2**31:
-                option = name.replace("_", "-")
                 raise ValueError(
-                    f"{option} must be at least 1 and at most 2^31, not {getattr(self, name)}"
+                    f"`{name}` must be at least 1 and at most 2^31, not {getattr(self, name)}"
                 )
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """All targets that are set."""
         values = {kind: getattr(self, kind.replace("-", "_")) for kind in KINDS}
-        return tuple(Target(k, parse_amount(v)) for k, v in values.items() if v is not None)
+        return tuple(Target(k, parse_amount(k, v)) for k, v in values.items() if v is not None)
 
     @property
     def limits(self) -> Limits:

@@ -31,15 +31,22 @@ from .base import PassContext
 Outputs = Mapping[str, Array]
 Metric = Callable[[Outputs, Outputs, Feed], float]
 
-BUILT_IN = ("cosine", "top1")
+RANGES = {"cosine": (-1, 1), "top1": (0, 1)}
+"""The least and the largest quality by the metrics that are built in."""
 _RANDOM = 8
 
 
-def check_metric(name: str) -> None:
-    """Raises ValueError when the name is neither built in nor ``module:function``."""
+def check_metric(name: str, floor: float | None) -> None:
+    """Raises ValueError when the name is neither built in nor ``module:function``, or when the
+    ``floor`` under the quality (if any) is outside the metric's range."""
     module, colon, function = name.partition(":")
-    if name not in BUILT_IN and not (module and colon and function):
-        raise ValueError(f"metric must be cosine, top1 or MODULE:FUNCTION, not '{name}'")
+    if name not in RANGES and not (module and colon and function):
+        raise ValueError(f"`metric` must be cosine, top1 or MODULE:FUNCTION, not '{name}'")
+    least, most = RANGES.get(name, (-math.inf, math.inf))
+    if floor is not None and not least <= floor <= most:
+        raise ValueError(
+            f"`min_quality` must be from {least} to {most} for the metric {name}, not {floor:g}"
+        )
 
 
 class Judge:
@@ -76,7 +83,7 @@ class Judge:
         fails or gives no number."""
         with runnable(candidate) as (model,):
             outputs = _joined(list(run_feeds(model, self._feeds, threads=self._threads)), "output")
-        if self.metric in BUILT_IN:
+        if self.metric in RANGES:
             return self._function(self._original, outputs, self._inputs)
         try:
             value = float(self._function(self._original, outputs, self._inputs))
@@ -94,7 +101,7 @@ def find_metric(name: str) -> Metric:
 
     Raises UsageError when that fails.
     """
-    if name in BUILT_IN:
+    if name in RANGES:
         return {"cosine": cosine, "top1": top1}[name]
     module, _, function = name.partition(":")
     here = str(Path.cwd())

@@ -143,14 +143,14 @@ def nothing_prunable(room: Room) -> str:
     inexact = sum(not g.exact and len(g.units) > 1 for g in analysis.groups)
     hint = "run 'secateur inspect' to see what is pinned and why"
     if inexact and not limits.inexact:
-        hint = f"{inexact} groups are inexact: allow them with --inexact"
+        hint = f"{inexact} groups are inexact: allow them with `inexact`"
         sites = [analysis.sites[i.site] for i in analysis.statements.inexact]
         if any(all(o.constant for o in site.inputs if o is not None) for site in sites):
             hint += ", or compute normalised weights first, with the pass fold-constants"
     elif any(len(g.units) > 1 for g in analysis.groups):
-        hint = "the limits (--max-ratio, --round-to) leave no room"
+        hint = "the limits (`max_ratio`, `round_to`) leave no room"
         if limits.min_channels > 1:
-            hint = "the limits (--max-ratio, --round-to, --min-channels) leave no room"
+            hint = "the limits (`max_ratio`, `round_to`, `min_channels`) leave no room"
     elif analysis.warnings:
         hint = analysis.warnings[0]
     return f"nothing in this model can be pruned; {hint}"

@@ -40,12 +40,12 @@ class Sweep:
 
     def __post_init__(self) -> None:
         if not self.ratios:
-            raise ValueError("at least one ratio is needed")
+            raise ValueError("`ratios` needs at least one share")
         for ratio in self.ratios:
             if not 0 < ratio < 1:
-                raise ValueError(f"a ratio must be more than 0 and less than 1, not {ratio:g}")
+                raise ValueError(f"`ratios` must be more than 0 and less than 1, not {ratio:g}")
         if len(set(self.ratios)) != len(self.ratios):
-            raise ValueError("a ratio is given twice")
+            raise ValueError("`ratios` has a share twice")
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,14 @@ def _groups(analysis: Analysis, sweep: Sweep) -> list[Group]:
     if not chosen:
         hint = "run 'secateur inspect' to see what is pinned and why"
         if able:
-            hint = f"{len(able)} groups are inexact: allow them with --inexact"
+            hint = f"{len(able)} groups are inexact: allow them with `inexact`"
             if len(able) == 1:
-                hint = "1 group is inexact: allow it with --inexact"
+                hint = "1 group is inexact: allow it with `inexact`"
         raise TargetError(f"nothing in this model can be pruned; {hint}")
     for glob in sweep.groups:
         names = [g.name for g in chosen]
         if not any(_fits(name, glob) for name in names):
-            raise UsageError(f"--groups '{glob}' fits no prunable group{suggest(glob, names)}")
+            raise UsageError(f"`groups` '{glob}' fits no prunable group{suggest(glob, names)}")
     return [g for g in chosen if not sweep.groups or any(_fits(g.name, p) for p in sweep.groups)]
 
 

@@ -44,15 +44,16 @@ class Target:
     value: float
 
     def __post_init__(self) -> None:
+        option = f"`{self.kind.replace('-', '_')}`"
         if self.kind == "min-quality":
             if not math.isfinite(self.value):
-                raise ValueError(f"min-quality must be a finite number, not {self.value:g}")
+                raise ValueError(f"{option} must be a finite number, not {self.value:g}")
         elif self.kind in ("size", "memory", "latency-ms"):
             if not 0 < self.value < math.inf:
-                raise ValueError(f"{self.kind} must be more than 0, not {self.value:g}")
+                raise ValueError(f"{option} must be more than 0, not {self.value:g}")
         elif not 0 < self.value <= 1 or (self.kind == "ratio" and self.value == 1):
             bound = "less than 1" if self.kind == "ratio" else "at most 1"
-            raise ValueError(f"{self.kind} must be more than 0 and {bound}, not {self.value:g}")
+            raise ValueError(f"{option} must be more than 0 and {bound}, not {self.value:g}")
 
     @property
     def is_share(self) -> bool:
@@ -72,14 +73,14 @@ class Target:
         return f"{math.ceil(reached)} bytes"
 
 
-def parse_amount(text: str | float) -> float:
+def parse_amount(option: str, text: str | float) -> float:
     """The number of ``0.5``, ``500k``, ``2MB``, ``1.5MiB``; k, M and G are powers of 1000, with an
-    i of 1024. Raises ValueError for anything else."""
+    i of 1024. Raises ValueError, which names the ``option``, for anything else."""
     if not isinstance(text, str):
         return float(text)
     found = _AMOUNT.fullmatch(text.strip())
     if found is None:
-        raise ValueError(f"'{text}' is no amount; write 0.5, 500k, 2MB or 1.5MiB")
+        raise ValueError(f"`{option}` '{text}' is no amount; write 0.5, 500k, 2MB or 1.5MiB")
     number, prefix, binary = found.groups()
     if prefix is None:
         return float(number)

@@ -65,7 +65,7 @@ def on_cluster(
         import distributed
     except ImportError:
         raise UsageError(
-            "--scheduler needs the package distributed: pip install 'secateur[cluster]'"
+            "`scheduler` needs the package distributed: pip install 'secateur[cluster]'"
         ) from None
     with _quiet(), _client(address) as client:
         sent = client.scatter(parcel, broadcast=True, hash=False)

@@ -53,10 +53,10 @@ class ImageOptions:
 
     def __post_init__(self) -> None:
         if self.size is not None and not all(0 < edge <= 1 << 16 for edge in self.size):
-            raise ValueError("the size of pictures must be 1 to 65536")
+            raise ValueError("`size` must be 1 to 65536 pixels")
         values = (*self.mean, *self.std, *(() if self.scale is None else (self.scale,)))
         if not np.isfinite(values).all() or 0 in self.std:
-            raise ValueError("mean, std and scale must be finite, and std not 0")
+            raise ValueError("`mean`, `std` and `scale` must be finite, and `std` not 0")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def image_samples(
     form = _form(name, shape, options)
     for what in ("mean", "std"):
         if len(getattr(options, what)) not in (1, form.channels):
-            raise UsageError(f"--{what} needs one number, or {form.channels}, one a channel")
+            raise UsageError(f"`{what}` needs one number, or {form.channels}, one a channel")
     files = _files(path)
     scale = options.scale if options.scale is not None else (1 / 255 if floats else 1.0)
 
@@ -123,7 +123,7 @@ def _form(name: str, shape: Sequence[int | str], options: ImageOptions) -> _Form
     if layout is None and len(shape) == 3:  # (batch, height, width)
         axis, channels, edges = None, 1, shape[1:]
     elif layout is None:
-        raise UsageError(f"{takes}: which axis has the channels? give --layout NCHW or NHWC")
+        raise UsageError(f"{takes}: which axis has the channels? give `layout` NCHW or NHWC")
     else:
         axis = 0 if layout == "NCHW" else 2
         size = shape[-3:][axis]
@@ -134,7 +134,7 @@ def _form(name: str, shape: Sequence[int | str], options: ImageOptions) -> _Form
     wanted = options.size or edges
     for given, edge in zip(wanted, edges, strict=True):
         if isinstance(edge, int) and given != edge:
-            raise UsageError(f"{takes}: --size {wanted[0]}x{wanted[1]} does not fit")
+            raise UsageError(f"{takes}: `size` {wanted[0]}x{wanted[1]} does not fit")
     height, width = wanted
     if not isinstance(height, int) or not isinstance(width, int):
         raise UsageError(f"{takes}: give --size HEIGHTxWIDTH")

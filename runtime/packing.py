@@ -66,9 +66,9 @@ class PackOptions:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"the limit must be at least 1, not {self.limit}")
+            raise ValueError(f"`limit` must be at least 1, not {self.limit}")
         if self.shuffle is not None and self.shuffle < 0:
-            raise ValueError(f"the seed cannot be negative ({self.shuffle})")
+            raise ValueError(f"`seed` must be at least 0, not {self.shuffle}")
 
 
 def pack(
@@ -223,7 +223,7 @@ class _Packer:
         self.count = next(iter(self.spools.values())).count
         if sum(spool.nbytes for spool in self.spools.values()) > CALIBRATION_LIMIT:
             raise DataError(
-                f"{label}: more than {CALIBRATION_LIMIT >> 30} GiB of samples; give --limit"
+                f"{label}: more than {CALIBRATION_LIMIT >> 30} GiB of samples; give `limit`"
             )
 
     def _are_feeds(self, arrays: Mapping[str, Array]) -> bool:

@@ -47,7 +47,7 @@ def in_processes(
             yield futures[future], future.result()
     except BrokenProcessPool:
         raise CertificateError(
-            "a process that runs the model died, out of memory perhaps: give fewer --jobs"
+            "a process that runs the model died, out of memory perhaps: give fewer `jobs`"
         ) from None
     except BaseException:  # an interrupt, too: nobody wants the rest
         for process in set(multiprocessing.active_children()) - others:

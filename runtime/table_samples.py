@@ -30,9 +30,9 @@ class TableOptions:
 
     def __post_init__(self) -> None:
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"'):
-            raise ValueError(f"the delimiter must be one character, not '{self.delimiter}'")
+            raise ValueError(f"`delimiter` must be one character, not '{self.delimiter}'")
         if self.reshape is not None and not all(size > 0 for size in self.reshape):
-            raise ValueError("sizes of --reshape must be positive")
+            raise ValueError("`reshape` must be positive sizes")
 
 
 def table_samples(
@@ -134,5 +134,5 @@ def _target(
     takes = ", ".join(map(str, shape))
     raise DataError(
         f"{path}: rows have {count} numbers, but input {name!r} takes ({takes}):"
-        " choose --columns or give --reshape"
+        " choose `columns` or give `reshape`"
     )

@@ -178,12 +178,12 @@ def test_nothing_prunable_says_what_would_help() -> None:
     with pytest.raises(TargetError, match=r"nothing in this model can be pruned; run 'secateur"):
         allocate(stuck, np.ones(stuck.unit_count), target, Limits())
     free = secateur.analyze(mlp(5, 10, 3), dims={"N": 1})
-    with pytest.raises(TargetError, match=r"--max-ratio, --round-to"):
+    with pytest.raises(TargetError, match=r"`max_ratio`, `round_to`"):
         allocate(free, np.ones(free.unit_count), target, Limits(round_to=16))
-    with pytest.raises(TargetError, match=r"--max-ratio, --round-to"):
+    with pytest.raises(TargetError, match=r"`max_ratio`, `round_to`"):
         allocate(free, np.ones(free.unit_count), target, Limits(max_ratio=0.05))
     norm = secateur.analyze(GRAPHS["convnext"](), dims={"N": 2}, protect=["h"])
-    with pytest.raises(TargetError, match=r"1 group.* inexact: allow .* with --inexact"):
+    with pytest.raises(TargetError, match=r"1 group.* inexact: allow .* with `inexact`"):
         allocate(norm, np.ones(norm.unit_count), target, Limits())
     assert allocate(norm, np.ones(norm.unit_count), target, Limits(inexact=True)).any()
     odd = secateur.analyze(GRAPHS["custom_operator"](), dims={"N": 2}, protect=["w1", "w4"])

@@ -180,7 +180,7 @@ def test_floors_and_steps(targets: dict[str, Any], scope: Any) -> None:
 
 def test_a_floor_that_leaves_no_room() -> None:
     found = secateur.analyze(mlp(5, 6, 3), dims={"N": 1})
-    with pytest.raises(TargetError, match="--min-channels\\) leave no room"):
+    with pytest.raises(TargetError, match="`min_channels`\\) leave no room"):
         secateur.plan(found, macs=0.5, min_channels=6)
     plan = secateur.plan(found, macs=0.9, min_channels=5)
     assert plan.removed.sum() == 1
@@ -200,13 +200,13 @@ def test_out_of_reach_says_what_is_within(tmp_path: Path) -> None:
 
 
 def test_targets_of_the_interface() -> None:
-    with pytest.raises(UsageError, match="ratio cannot be combined"):
+    with pytest.raises(UsageError, match="`ratio` cannot be combined"):
         prune(GRAPHS["dense_concat"](), ratio=0.5, size=0.5)
-    with pytest.raises(UsageError, match="'lots' is no amount"):
+    with pytest.raises(UsageError, match="`size` 'lots' is no amount"):
         prune(GRAPHS["dense_concat"](), size="lots")
-    with pytest.raises(UsageError, match="memory must be more than 0"):
+    with pytest.raises(UsageError, match="`memory` must be more than 0"):
         prune(GRAPHS["dense_concat"](), memory=0)
-    with pytest.raises(UsageError, match="min-channels must be at least 1"):
+    with pytest.raises(UsageError, match="`min_channels` must be at least 1"):
         prune(GRAPHS["dense_concat"](), macs=0.5, min_channels=0)
     result = secateur.run(
         GRAPHS["dense_concat"](), "prune{macs=0.9 size=900k memory=0.9}", dims={"N": 2}, bench=False
@@ -223,13 +223,13 @@ def test_targets_of_the_interface() -> None:
     ],
 )  # fmt: skip
 def test_amounts(text: str | float, amount: float) -> None:
-    assert parse_amount(text) == amount
+    assert parse_amount("size", text) == amount
 
 
 @pytest.mark.parametrize("text", ["", "MB", "-1k", "1T", "1 2", "nan", "2mb", "1e3"])
 def test_no_amounts(text: str) -> None:
-    with pytest.raises(ValueError, match="is no amount"):
-        parse_amount(text)
+    with pytest.raises(ValueError, match=r"^`size` .* is no amount"):
+        parse_amount("size", text)
 
 
 def test_pairs_of_widths_are_what_the_graph_has() -> None:

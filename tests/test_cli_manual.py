@@ -12,6 +12,7 @@ import typer.main
 
 import secateur
 from secateur.driver.cli import app
+from secateur.driver.failures import INTERRUPTED
 
 from .cli_runs import ROOT, invoke
 
@@ -55,8 +56,8 @@ def test_the_manual_has_every_option(name: str) -> None:
 def test_the_manual_has_every_command_and_exit_code() -> None:
     assert re.findall(r"^## `secateur (\w+)", MANUAL, re.MULTILINE) == list(parameters())
     errors = secateur.SecateurError.__subclasses__()
-    codes = {0, 1, *(error.exit_code for error in errors)}
-    assert set(map(int, re.findall(r"^\| (\d) \|", MANUAL, re.MULTILINE))) == codes
+    codes = {0, 1, INTERRUPTED, *(error.exit_code for error in errors)}
+    assert set(map(int, re.findall(r"^\| (\d+) \|", MANUAL, re.MULTILINE))) == codes
     assert "SECATEUR_DEBUG" in MANUAL
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from .cli_runs import ROOT, SCHEMA, command, invoke, outputs, prune
+from secateur.driver.quantities import counts, sizes
+
+from .cli_runs import CALIBRATION, ROOT, SCHEMA, command, invoke, outputs, prune
 
 pytestmark = pytest.mark.usefixtures("example_folder")
 
@@ -120,6 +123,52 @@ def test_names_that_the_terminal_cannot_show() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert Path("ß→.onnx").exists()
+
+
+def test_a_step_is_a_pruning_and_what_follows_it() -> None:
+    run = ["run", "m.onnx", "-o", "o.onnx", "--no-bench", "--calibration", str(CALIBRATION)]
+    fit = "recover{samples=32}"
+    text = invoke(*run, "--pipeline", f"prune{{ratio=0.2}},{fit}").stdout
+    assert "\nrecover: outputs off by" in text and "step" not in text
+    pipeline = f"{fit},drop-blocks{{count=1}},{fit},prune{{ratio=0.2}},{fit}"
+    lines = invoke(*run, "--pipeline", pipeline).stdout.splitlines()
+    found = [line.partition(": ")[0] for line in lines if "recover" in line or "step" in line]
+    steps = ["step 1 of 2, drop-blocks", "step 1 of 2, recover"]
+    steps += ["step 2 of 2, prune", "step 2 of 2, recover"]
+    assert found == ["recover", *steps]
+    (dropped,) = [line for line in lines if line.startswith(f"{steps[0]}: ")]
+    assert re.fullmatch(".*: dropped 1 of [234] branches", dropped)
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((1200 << 10, 300 << 10), ["1.17 MiB", "0.293 MiB"]),
+        ((300 << 10, 1200 << 10), ["0.293 MiB", "1.17 MiB"]),
+        ((1023 << 10, 1 << 10), ["1023 KiB", "1 KiB"]),
+        ((2000 << 30, 1 << 30), ["2000 GiB", "1 GiB"]),
+        ((1023, 5, 0), ["1023 B", "5 B", "0 B"]),
+    ],
+)
+def test_sizes_share_a_unit(values: tuple[int, ...], texts: list[str]) -> None:
+    assert sizes(*values) == texts
+
+
+def test_counts_share_a_unit() -> None:
+    assert counts(60e6, 237e3) == ["60 M", "0.237 M"]
+    assert counts(999_700, 12) == ["1000 k", "0.012 k"]
+    assert counts(999, 0) == ["999", "0"]
+
+
+def test_a_row_has_one_unit() -> None:
+    """1.88 M, of which less than 1 M are left."""
+    two = ["--dim", "batch=2"]
+    text = invoke("prune", "m.onnx", "-o", "o.onnx", "--macs", "0.4", "--no-bench", *two).stdout
+    (row,) = [line.split() for line in text.splitlines() if line.startswith("MACs")]
+    assert row[2] == row[4] == "M" and float(row[1]) > 1 > float(row[3])
+    text = invoke("bench", "m.onnx", "o.onnx", "--runs", "1", "--seconds", "0", *two).stdout
+    rows = [line.split() for line in text.splitlines() if line.startswith(("original", "pruned"))]
+    assert [line[-2:] for line in rows] == [[row[1], "M"], [row[3], "M"]]
 
 
 @pytest.mark.parametrize(

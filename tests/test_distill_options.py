@@ -27,16 +27,16 @@ def net() -> oir.Model:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"minutes": 0.0}, "minutes must be more than 0, not 0"),
-        ({"minutes": float("inf")}, "minutes must be more than 0, not inf"),
-        ({"learning_rate": -1.0}, "learning-rate must be more than 0, not -1"),
-        ({"temperature": 0.0}, "temperature must be more than 0, not 0"),
-        ({"weight_decay": -0.1}, "weight-decay must be at least 0, not -0.1"),
-        ({"hidden": -1.0}, "hidden must be at least 0, not -1"),
-        ({"epochs": 0}, "epochs must be at least 1, not 0"),
-        ({"batch_size": 0}, "batch-size must be at least 1, not 0"),
-        ({"patience": 0}, "patience must be at least 1, not 0"),
-        ({"hold_out": 1.0}, "hold-out must be between 0 and 1, not 1"),
+        ({"minutes": 0.0}, "`minutes` must be more than 0, not 0"),
+        ({"minutes": float("inf")}, "`minutes` must be more than 0, not inf"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be more than 0, not -1"),
+        ({"temperature": 0.0}, "`temperature` must be more than 0, not 0"),
+        ({"weight_decay": -0.1}, "`weight_decay` must be at least 0, not -0.1"),
+        ({"hidden": -1.0}, "`hidden` must be at least 0, not -1"),
+        ({"epochs": 0}, "`epochs` must be at least 1, not 0"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, not 0"),
+        ({"patience": 0}, "`patience` must be at least 1, not 0"),
+        ({"hold_out": 1.0}, "`hold_out` must be between 0 and 1, not 1"),
     ],
 )
 def test_options_are_checked(options: dict[str, float], message: str) -> None:

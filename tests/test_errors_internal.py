@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from typer.testing import CliRunner
@@ -123,13 +124,64 @@ def test_a_reader_that_leaves_early(arguments: list[str]) -> None:
     assert done.returncode == 1
 
 
-def test_interrupting_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+RUN = ["run", "m.onnx", "-o", "o.onnx", "--pipeline", "prune{ratio=0.5}"]
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("secateur.passes.prune.prove", interrupt)
-    model = str(ROOT / "examples" / "digits.onnx")
-    result = CliRunner().invoke(app, ["prune", model, "-o", "o.onnx", "--ratio", "0.5"])
-    assert result.exit_code == 130
-    assert contents(tmp_path) == {}
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("where", "command", "said", "written"),
+    [
+        ("passes.prune.prove", HALF, "; nothing was written to o.onnx or r.json", set()),
+        ("passes.prune.prove", RUN, "; nothing was written to o.onnx", set()),
+        ("driver.report.write_report", HALF, "; written: o.onnx", {"o.onnx"}),
+        ("driver.prune_command.print_result", HALF, "", {"o.onnx", "r.json"}),
+        ("driver.inspection.describe_analysis", ["inspect", "m.onnx"], "", set()),
+        ("driver.api.load_model", ["explain", "m.onnx", "stem.weight"], "", set()),
+    ],
+)
+def test_interrupting_says_what_it_leaves(
+    where: str,
+    command: list[str],
+    said: str,
+    written: set[str],
+    example_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = set(contents(example_folder))
+    monkeypatch.setattr(f"secateur.{where}", interrupt)
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == f"secateur: interrupted{said}\n"
+    assert set(contents(example_folder)) - before == written
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_interrupting_a_write_keeps_the_old_file(
+    old: bool, example_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if old:
+        Path("o.onnx").write_text("old")
+    before = contents(example_folder)
+    monkeypatch.setattr("secateur.ir.files._rename", interrupt)
+    result = CliRunner().invoke(app, [*HALF, "--json"])
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "secateur: interrupted; nothing was written to o.onnx or r.json\n"
+    assert contents(example_folder) == before
+
+
+@pytest.mark.parametrize("output", [[], ["-o", "t.csv"]])
+def test_interrupting_packing_and_measuring(
+    output: list[str], example_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez("c.npz", image=np.zeros((4, 1, 8, 8), np.float32))
+    monkeypatch.setattr("secateur.driver.sensitivity.cases", interrupt)
+    monkeypatch.setattr("secateur.runtime.packing.write_files", interrupt)
+    line = ["sensitivity", "m.onnx", "--calibration", "c.npz", *output]
+    left = "; nothing was written to t.csv" if output else ""
+    assert CliRunner().invoke(app, line).stderr == f"secateur: interrupted{left}\n"
+    line = ["calibrate", "c.npz", "--model", "m.onnx", "-o", "d.npz"]
+    left = "; nothing was written to d.npz"
+    assert CliRunner().invoke(app, line).stderr == f"secateur: interrupted{left}\n"

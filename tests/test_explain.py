@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import networkx as nx
 import numpy as np
+import onnx
 import pytest
 
 import secateur
@@ -160,6 +161,15 @@ def test_names_of_nodes_and_of_nothing() -> None:
         explain(found, "block/con")
     with pytest.raises(UsageError, match=r"'w1' has no axis 4 \(axes: \[0, 1, 2, 3\]\)"):
         explain(found, "w1", 4)
+
+
+def test_a_single_number_has_no_axes() -> None:
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[2, 3] x) => (float[2, 3] y) <float half = {0.5}> { y = Mul(x, half) }""")
+    found = secateur.analyze(model)
+    for axis in (None, 0):
+        with pytest.raises(UsageError, match="'half' has no axes: it is a single number"):
+            explain(found, "half", axis)
 
 
 def test_the_axis_graph_holds_every_axis_and_link() -> None:

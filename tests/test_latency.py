@@ -335,9 +335,9 @@ def test_a_latency_out_of_reach() -> None:
 
 def test_latency_options() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"latency": 1.5}, "latency must be more than 0 and at most 1"),
-        ({"latency_ms": 0.0}, "latency-ms must be more than 0"),
-        ({"ratio": 0.5, "latency": 0.5}, "ratio cannot be combined"),
+        ({"latency": 1.5}, "`latency` must be more than 0 and at most 1"),
+        ({"latency_ms": 0.0}, "`latency_ms` must be more than 0"),
+        ({"ratio": 0.5, "latency": 0.5}, "`ratio` cannot be combined"),
     ]
     for options, message in cases:
         with pytest.raises(UsageError, match=message):

@@ -257,7 +257,7 @@ def test_too_much_is_refused_while_it_comes(monkeypatch: pytest.MonkeyPatch) -> 
             asked.append(1)
             yield np.zeros(3)
 
-    with pytest.raises(DataError, match="give --limit"):
+    with pytest.raises(DataError, match="give `limit`"):
         packed(endless, VECTOR)
     assert len(asked) < 20
 
@@ -288,8 +288,8 @@ def test_samples_are_not_all_in_memory() -> None:
         ("none.npz", {}, DataError, "none.npz: no such file or folder"),
         ("notes.txt", {}, UsageError, "notes.txt is no folder, picture"),
         ("in.npz", {"input": "y"}, UsageError, "the model has no input 'y'"),
-        ("in.npz", {"limit": 0}, UsageError, "the limit must be at least 1"),
-        ("in.npz", {"seed": -1, "shuffle": True}, UsageError, "cannot be negative"),
+        ("in.npz", {"limit": 0}, UsageError, "`limit` must be at least 1"),
+        ("in.npz", {"seed": -1, "shuffle": True}, UsageError, "`seed` must be at least 0"),
         ([], {}, UsageError, "no source"),
     ],
 )

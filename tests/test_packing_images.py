@@ -284,14 +284,14 @@ def test_links_out_of_the_folder_are_not_followed(folder: Path) -> None:
     ("dims", "options", "words"),
     [
         (["N", 3, "h", "w"], {}, "give --size HEIGHTxWIDTH"),
-        (["N", 3, 4, 6], {"size": 5}, "--size 5x5 does not fit"),
+        (["N", 3, 4, 6], {"size": 5}, "`size` 5x5 does not fit"),
         (["N", 3, 4, 6], {"size": (0, 6)}, "must be 1 to 65536"),
         (["N", 7, 5, 9], {}, "which axis has the channels"),
         (["N", 7, 5, 9], {"layout": "NCHW"}, "1, 3 or 4 channels, not 7"),
         (["N", 24], {}, "that is no picture"),
-        (["N", 3, 4, 6], {"mean": (1, 2)}, "--mean needs one number, or 3"),
-        (["N", 1, 4, 6], {"std": (1, 2, 3)}, "--std needs one number, or 1"),
-        (["N", 3, 4, 6], {"std": (0,)}, "std not 0"),
+        (["N", 3, 4, 6], {"mean": (1, 2)}, "`mean` needs one number, or 3"),
+        (["N", 1, 4, 6], {"std": (1, 2, 3)}, "`std` needs one number, or 1"),
+        (["N", 3, 4, 6], {"std": (0,)}, "`std` not 0"),
         (["N", 3, 4, 6], {"scale": float("nan")}, "must be finite"),
     ],
 )

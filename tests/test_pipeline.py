@@ -316,7 +316,7 @@ def test_the_built_in_passes_are_listed() -> None:
     assert parse_pipeline("fold-constants{max-bytes=0}")[0] == cls(max_bytes=0)  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="did you mean 'fold-constants'"):
         parse_pipeline("fold-constant")
-    with pytest.raises(UsageError, match="max-bytes must be 0 or more"):
+    with pytest.raises(UsageError, match="pass 'fold-constants': max-bytes must be 0 or more"):
         parse_pipeline("fold-constants{max-bytes=-1}")
 
 

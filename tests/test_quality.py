@@ -152,7 +152,7 @@ def test_a_metric_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("my_metric:number", "is not a function"),
         ("my_metric:absent", r"cannot be imported \(AttributeError"),
         ("no_such_module:f", r"cannot be imported \(ModuleNotFoundError"),
-        ("accuracy", "metric must be cosine, top1 or MODULE:FUNCTION"),
+        ("accuracy", "`metric` must be cosine, top1 or MODULE:FUNCTION"),
     ):
         with pytest.raises(UsageError, match=words) as raised:
             secateur.prune(model, min_quality=0.5, metric=metric, **options)
@@ -182,8 +182,11 @@ def test_beside_a_budget_the_quality_must_hold() -> None:
     assert reached["macs"] <= 0.9 * counted_macs(model, {"N": 4}) and reached["min-quality"] >= 0.5
     with pytest.raises(TargetError, match=r"the quality is 0\.\d+ once the other targets are met"):
         secateur.prune(model, macs=0.2, min_quality=0.999, **options)
-    with pytest.raises(UsageError, match="min-quality must be a finite number"):
+    with pytest.raises(UsageError, match="`min_quality` must be a finite number"):
         secateur.prune(model, min_quality=float("inf"), **options)
+    for floor, metric in ((1.5, "cosine"), (-2.0, "cosine"), (-0.1, "top1"), (1.01, "top1")):
+        with pytest.raises(UsageError, match=f"`min_quality` must be from .* metric {metric}, not"):
+            secateur.prune(model, min_quality=floor, metric=metric, **options)
 
 
 # ---- metrics ------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_the_numbers_of_rewritten_models(name: str) -> None:
 def test_inexact_groups_run_on_what_is_left() -> None:
     weights = normalised_weights()
     data = {"x": normal(16, 5, seed=8)}
-    with pytest.raises(TargetError, match="1 group is inexact: allow it with --inexact"):
+    with pytest.raises(TargetError, match="1 group is inexact: allow it with `inexact`"):
         secateur.sensitivity(normalised(weights), calibration=data)
     found = secateur.sensitivity(normalised(weights), calibration=data, ratios=[0.3], inexact=True)
     (row,) = found.rows
@@ -155,7 +155,7 @@ def test_a_share_that_is_no_unit_moves_nothing() -> None:
 def test_groups_by_name() -> None:
     for glob in ("a[0]", "a", "[aq]*"):
         assert {row.group for row in measured(groups=[glob]).rows} == {"a[0]"}
-    with pytest.raises(UsageError, match=r"--groups 'z\*' fits no prunable group"):
+    with pytest.raises(UsageError, match=r"`groups` 'z\*' fits no prunable group"):
         measured(groups=["a", "z*"])
     assert {row.group for row in measured(protect=["c"]).rows} == {"a[0]"}
 
@@ -231,14 +231,14 @@ def test_a_static_batch_and_whole_feeds() -> None:
     [
         ({"ratios": [1.0]}, "more than 0 and less than 1, not 1"),
         ({"ratios": [float("nan")]}, "not nan"),
-        ({"ratios": []}, "at least one ratio"),
+        ({"ratios": []}, "`ratios` needs at least one"),
         ({"ratios": [0.5, 0.5]}, "twice"),
         ({"criterion": "l3"}, "unknown criterion 'l3'"),
         ({"metric": "mean"}, "unknown metric 'mean'"),
-        ({"jobs": -1}, "number of jobs"),
-        ({"samples": 0}, "number of samples"),
-        ({"threads": 5000}, "number of threads"),
-        ({"protect": ["q*"]}, "matches no node"),
+        ({"jobs": -1}, "`jobs` must be 0"),
+        ({"samples": 0}, "`samples` must be at"),
+        ({"threads": 5000}, "`threads` must be 0"),
+        ({"protect": ["q*"]}, "`protect` .* matches no node"),
     ],
 )
 def test_wrong_options(options: dict[str, object], words: str) -> None:

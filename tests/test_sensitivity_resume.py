@@ -150,5 +150,5 @@ def test_processes_are_as_many_as_cores_and_memory_allow(monkeypatch: pytest.Mon
 
 
 def test_a_process_that_dies_is_an_error() -> None:
-    with pytest.raises(CertificateError, match="fewer --jobs"):
+    with pytest.raises(CertificateError, match="fewer `jobs`"):
         list(in_processes(os._exit, [3, 4], 2))
