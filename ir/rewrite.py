@@ -299,8 +299,9 @@ class _Rewriter:
         return patched
 
     def _note_sizes(self, site: Site) -> bool:
-        """Whether the node is shape arithmetic: it computes known values from Shape and Size, and
-        from constants that pruning leaves alone. Arithmetic on sliced weights is data."""
+        """Whether the node is shape arithmetic: it computes known values, as many at every size,
+        from Shape and Size, and from constants that pruning leaves alone. Arithmetic on sliced
+        weights is data, and so are lists as long as the batch, in which no entry can be patched."""
         outputs = [str(o.name) for o in site.node.outputs if o.name]
         inputs = [o.name for o in site.inputs if o is not None]
         if site.bodies:
@@ -310,7 +311,8 @@ class _Rewriter:
             any(name in self.sizes for name in inputs)
             and not any(name in self.changed and name not in self.sizes for name in inputs)
         )
-        if not fresh or any(self.before(name) is None for name in outputs):
+        found = [self.before(name) for name in outputs]
+        if not fresh or any(v is None or len({part.shape for part in v}) > 1 for v in found):
             return False
         self.sizes.update(outputs)
         return True

@@ -124,3 +124,16 @@ def test_a_transposed_convolution_over_channels_that_states_its_output_keeps_the
     )  # fmt: skip
     with pytest.raises(TargetError, match="nothing in this model can be pruned"):
         secateur.prune(model, ratio=0.5, bench=False, inexact=True)
+
+
+def test_numbers_as_many_as_the_batch_keep_a_size_that_they_are_computed_from() -> None:
+    """Rows times the number of channels, as it was."""
+    model = build(
+        "(float[N,16] x) => (float[N,4] y)",
+        "int64 zero = {0}, int64 one = {1}, int64[2] column = {-1, 1}",
+        "h = MatMul(x, w) s = Shape(h) n = Gather(s, zero) c = Gather(s, one)"
+        " r = Range(zero, n, one) k = Mul(r, c) f = Cast<to=1>(k) kc = Reshape(f, column)"
+        " z = MatMul(h, w2) y = Mul(z, kc)",
+        w=(16, 8), w2=(8, 4),
+    )  # fmt: skip
+    check(model, "w2", 0, {"N": 2}, (5, 16))
