@@ -81,6 +81,7 @@ class _Rewriter:
         self.changed: dict[str, list[Array]] = {}
         self.sizes: set[str] = set()
         self.restated: set[str] = set()
+        self.fronted: set[tuple[oir.Node, int]] = set()  # inputs that rules have put nodes before
         self._copies: list[Copy] = []
         self._types = [dict(f.types) for f in analysis.facts]
 
@@ -283,6 +284,8 @@ class _Rewriter:
             operand = site.input(index)
             name = operand.name if operand is not None else ""
             if index not in wanted and (arithmetic or not self.is_number(name)):
+                continue
+            if (node, index) in self.fronted:
                 continue
             before = self.before(name) if name else None
             after = self.changed.get(name, before)
