@@ -87,7 +87,7 @@ class Patcher:
             assert old is not None
             node.replace_input_with(index, self._patch_entries(node, old, need, given))
         if old is not None:
-            self._abandoned.append(old)
+            self.abandon(old)
 
     def _right_by_chance(
         self, old: oir.Value | None, need: Array, given: list[Array] | None
@@ -194,6 +194,10 @@ class Patcher:
         assert node.graph is not None
         node.graph.insert_before(node, inserted)
         return output
+
+    def abandon(self, value: oir.Value) -> None:
+        """Says that a node no longer reads this value, so that it can go if no other does."""
+        self._abandoned.append(value)
 
     def drop_abandoned(self) -> None:
         """Removes shape arithmetic that nothing reads any more because of our patches."""

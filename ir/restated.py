@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as oir
 
+from .columns import Column
 from .coupling import Flags
 from .rules.base import Operand, Site, attribute_int, attribute_ints
 from .shapes import Array
@@ -93,6 +94,10 @@ class Restated:
             return None
         return np.stack(found)
 
+    def columns(self, index: int, first: int) -> list[Column]:
+        """See `Site.columns`."""
+        return self._site.columns(index, first)
+
     def period(self, index: int, axis: int) -> int:
         """After how many coordinates of an input's axis what stays repeats, under all bindings."""
         coupling = self._rewriter.analysis.coupling
@@ -106,6 +111,14 @@ class Restated:
         assert value is not None
         return value
 
+    def value(self, name: str) -> oir.Value:
+        """A value of the graph."""
+        return self._rewriter.values[name]
+
+    def rank(self, name: str) -> int:
+        """The number of axes of a value of the graph."""
+        return len(self._rewriter.analysis.facts[0].types[name][1])
+
     def insert(
         self, index: int, op: str, inputs: Sequence[Array | oir.Value | None], **attributes: int
     ) -> oir.Value:
@@ -116,8 +129,10 @@ class Restated:
         name = self._operand(self._site.inputs, index).name
         kind = oir.DataType(self._rewriter.analysis.facts[0].types[name][0]).numpy()
         numbers = [v if isinstance(v, oir.Value) else v.astype(kind) for v in given]
-        new = self._rewriter.patcher.insert(self._node, op, str(old.name), numbers, attributes)
+        new = self._rewriter.patcher.insert(self._node, op, name, numbers, attributes)
         self._node.replace_input_with(index, new)
+        self._rewriter.patcher.abandon(old)
+        self._rewriter.fronted.add((self._node, index))
         return new
 
     def integer(self, name: str, default: int) -> int:

@@ -81,6 +81,7 @@ class _Rewriter:
         self.changed: dict[str, list[Array]] = {}
         self.sizes: set[str] = set()
         self.restated: set[str] = set()
+        self.fronted: set[tuple[oir.Node, int]] = set()  # inputs that rules have put nodes before
         self._copies: list[Copy] = []
         self._types = [dict(f.types) for f in analysis.facts]
 
@@ -284,6 +285,8 @@ class _Rewriter:
             name = operand.name if operand is not None else ""
             if index not in wanted and (arithmetic or not self.is_number(name)):
                 continue
+            if (node, index) in self.fronted:
+                continue
             before = self.before(name) if name else None
             after = self.changed.get(name, before)
             if index in wanted:
@@ -299,8 +302,9 @@ class _Rewriter:
         return patched
 
     def _note_sizes(self, site: Site) -> bool:
-        """Whether the node is shape arithmetic: it computes known values from Shape and Size, and
-        from constants that pruning leaves alone. Arithmetic on sliced weights is data."""
+        """Whether the node is shape arithmetic: it computes known values, as many at every size,
+        from Shape and Size, and from constants that pruning leaves alone. Arithmetic on sliced
+        weights is data, and so are lists as long as the batch, in which no entry can be patched."""
         outputs = [str(o.name) for o in site.node.outputs if o.name]
         inputs = [o.name for o in site.inputs if o is not None]
         if site.bodies:
@@ -310,7 +314,8 @@ class _Rewriter:
             any(name in self.sizes for name in inputs)
             and not any(name in self.changed and name not in self.sizes for name in inputs)
         )
-        if not fresh or any(self.before(name) is None for name in outputs):
+        found = [self.before(name) for name in outputs]
+        if not fresh or any(v is None or len({part.shape for part in v}) > 1 for v in found):
             return False
         self.sizes.update(outputs)
         return True

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as oir
 
+from .columns import Column, columns
 from .constants import constant_tensor, constants
 from .coupling import Coupling
 from .graphs import captured, subgraphs
@@ -117,7 +118,16 @@ class Visitor:
         """A value under every binding, where it is known before the run under all."""
         values = [f.values.get(name) for f in self.facts]
         known = [value for value in values if value is not None]
+        if not known and name in self.tensors:
+            return [self.tensors[name][1].numpy()] * len(values)
         return known if len(known) == len(values) else None
+
+    def _columns_of(self, name: str, sizes: Sequence[Sequence[int]]) -> list[Column]:
+        def fixed(source: str) -> bool:
+            return source in self.tensors or not self.branches.moves(source).any()
+
+        given = sizes[: len(self.facts)]
+        return columns(name, given, self.skeleton.protos, self.facts, self._values_of, fixed)
 
     # -- nodes --------------------------------------------------------------------------------
 
@@ -161,6 +171,7 @@ class Visitor:
             outputs,
             self._value_of,
             self._values_of,
+            self._columns_of,
             self.coupling,
             self.statements,
             bodies,

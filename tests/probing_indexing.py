@@ -51,11 +51,18 @@ def scatter_elements(d: Draw) -> Case:
     return case(op, inputs, opset, fixed=known, axis=d.sign(axis, 2, opset >= 11), **extra)
 
 
+def _places(d: Draw, size: int, count: int) -> Array:
+    """Coordinates of an axis, each once: all of them in order, or some in any."""
+    if count == size and d.flag():
+        return np.arange(size)
+    return d.rng.permutation(size)[:count]
+
+
 def _tuples(d: Draw, sizes: Sequence[int], lists: Sequence[int]) -> Array:
     """Tuples of indices: a grid, in which each list axis counts one axis, or random ones."""
     if len(lists) == len(sizes) and d.flag():
         grid = np.meshgrid(
-            *(d.rng.permutation(s)[:n] for s, n in zip(sizes, lists, strict=True)), indexing="ij"
+            *(_places(d, s, n) for s, n in zip(sizes, lists, strict=True)), indexing="ij"
         )
         return np.stack(grid, axis=-1).astype(np.int64)
     return np.stack([d.rng.integers(0, s, list(lists)) for s in sizes], axis=-1)
@@ -80,7 +87,7 @@ def scatter_nd(d: Draw) -> Case:
     allowed = ["none", "add", "mul", "max", "min"][: 1 if opset < 16 else 3 if opset < 18 else 5]
     reduction = d.pick(allowed)
     if d.flag():
-        chosen = (d.rng.permutation(s)[: d.number(1, s)] for s in sizes)
+        chosen = (_places(d, s, s if d.flag() else d.number(1, s)) for s in sizes)
         grid: Sequence[Array] = np.meshgrid(*chosen, indexing="ij")
     else:
         places = d.rng.permutation(int(np.prod(sizes)))[: d.number(1, 4)]

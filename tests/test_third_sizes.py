@@ -124,3 +124,36 @@ def test_a_transposed_convolution_over_channels_that_states_its_output_keeps_the
     )  # fmt: skip
     with pytest.raises(TargetError, match="nothing in this model can be pruned"):
         secateur.prune(model, ratio=0.5, bench=False, inexact=True)
+
+
+def test_numbers_as_many_as_the_batch_keep_a_size_that_they_are_computed_from() -> None:
+    """Rows times the number of channels, as it was."""
+    model = build(
+        "(float[N,16] x) => (float[N,4] y)",
+        "int64 zero = {0}, int64 one = {1}, int64[2] column = {-1, 1}",
+        "h = MatMul(x, w) s = Shape(h) n = Gather(s, zero) c = Gather(s, one)"
+        " r = Range(zero, n, one) k = Mul(r, c) f = Cast<to=1>(k) kc = Reshape(f, column)"
+        " z = MatMul(h, w2) y = Mul(z, kc)",
+        w=(16, 8), w2=(8, 4),
+    )  # fmt: skip
+    check(model, "w2", 0, {"N": 2}, (5, 16))
+
+
+def test_a_slice_that_is_written_as_far_as_a_moving_size_goes() -> None:
+    """``a[:, : min(T, 4)] = b`` is as long at both sizes that we see, and shorter at others."""
+    model = build(
+        "(float[N,T,16] x) => (float[N,T,4] y)",
+        "int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64 four = {4}, int64[1] i0 = {0},"
+        " int64[1] i1 = {1}, int64[3] rows = {-1, 1, 1}, int64[2] places = {-1, 1},"
+        " int64[1] last = {-1}",
+        "a = MatMul(x, w) b = MatMul(x, w3) s = Shape(a) n = Gather(s, zero) t = Gather(s, one)"
+        " c = Gather(s, two) m = Min(t, four) end = Reshape(m, last) u = Slice(b, i0, end, i1)"
+        " rn = Range(zero, n, one) rm = Range(zero, m, one) rc = Range(zero, c, one)"
+        " ln = Reshape(rn, rows) lm = Reshape(rm, places) nm = Add(ln, lm) all = Add(nm, rc)"
+        " shape = Shape(all) en = Expand(ln, shape) em = Expand(lm, shape) ec = Expand(rc, shape)"
+        " un = Unsqueeze(en, last) um = Unsqueeze(em, last) uc = Unsqueeze(ec, last)"
+        " at = Concat<axis=-1>(un, um, uc) w4 = ScatterND(a, at, u) y = MatMul(w4, w2)",
+        w=(16, 8), w3=(16, 8), w2=(8, 4),
+    )  # fmt: skip
+    check(model, "w2", 0, {"N": 2, "T": 6}, (3, 3, 16))
+    check(model, "w2", 0, {"N": 2, "T": 6}, (1, 9, 16))

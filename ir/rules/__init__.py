@@ -31,6 +31,7 @@ from . import (  # noqa: F401  (each import registers its rules)
     source,
     state,
     text,
+    tuples,
 )
 from .base import RULES, Operand, Rule, Site, rule
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import onnx_ir as oir
 
+from ..columns import Column
 from ..coupling import Alternative, Choice, Coupling, Indices, Layout
 from ..shapes import Array
 
@@ -125,6 +126,7 @@ class Site:
         outputs: Sequence[Operand | None],
         value_of: Callable[[str], Array | None],
         values_of: Callable[[str], Sequence[Array] | None],
+        columns_of: Callable[[str, Sequence[Sequence[int]]], list[Column]],
         coupling: Coupling,
         statements: Statements,
         bodies: Mapping[str, Body] | None = None,
@@ -138,6 +140,7 @@ class Site:
         self.outputs = outputs
         self._value_of = value_of
         self._values_of = values_of
+        self._columns_of = columns_of
         self._coupling = coupling
         self._statements = statements
         self.bodies = bodies or {}
@@ -187,6 +190,13 @@ class Site:
         """The value of an input under every binding when all are known before the run."""
         operand = self.input(index)
         return None if operand is None else self._values_of(operand.name)
+
+    def columns(self, index: int, first: int) -> list[Column]:
+        """An input of indices into the axes of the first input from ``first`` on, by columns."""
+        operand = self.inputs[index]
+        assert operand is not None
+        indexed = slice(first, first + operand.shape[-1])
+        return self._columns_of(operand.name, [self.x.shape[indexed], self.x.later[indexed]])
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
@@ -352,11 +362,10 @@ Restate = Callable[["Restated"], None]
 class Rule:
     """A coupling rule of one operator and how it is described in reports.
 
-    ``family`` is the group of operators that the rule belongs to; ``all_outputs`` says that
-    outputs count even if nothing reads them (they are None for the rule otherwise);
-    ``exactness`` is what removing units at this operator is: "exact", "inexact" (it looks across
-    an axis that shrinks), "depends" (on attributes or shapes), or "pinned" (nothing ever goes);
-    ``enters`` says that the rule couples the node's subgraphs too, so that rules hold inside.
+    ``family`` is its group of operators; ``all_outputs`` says that outputs count even if nothing
+    reads them (they are None for the rule otherwise); ``exactness`` is what removing units at this
+    operator is: "exact", "inexact" (it looks across an axis that shrinks), "depends" (on attributes
+    or shapes), "pinned" (nothing goes); ``enters`` says that rules hold inside its subgraphs, too.
     """
 
     couple: Couple
@@ -384,15 +393,8 @@ def rule(
     """Registers the decorated function as the coupling rule of these operators."""
 
     def register(couple: Couple) -> Couple:
-        for op in ops:
-            RULES[domain, op] = Rule(
-                couple,
-                restate,
-                family,
-                all_outputs=all_outputs,
-                exactness=exactness,
-                enters=enters,
-            )
+        made = Rule(couple, restate, family, "secateur", all_outputs, exactness, enters)
+        RULES.update({(domain, op): made for op in ops})
         return couple
 
     return register

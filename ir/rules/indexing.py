@@ -1,4 +1,4 @@
-"""Operators that read or write coordinates by index: GatherElements, ScatterND and their kin.
+"""Operators that read or write coordinates of one axis by index: GatherElements and its kin.
 
 An index tensor that is known before the run is an index map: coordinate c of the indexed axis and
 coordinate j of a list axis go together when some index at j says c, whatever the other axes hold.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..restated import Restated
 
 RUN_TIME = "looked up with indices computed at run time"
-_WRITTEN = "written at indices computed at run time"
+WRITTEN = "written at indices computed at run time"
 NAMED = "selected by name"
 
 
@@ -148,86 +148,21 @@ def scatter_elements(site: Site) -> None:
     _pass_other_axes(site, y, updates, axis)
     value = site.value(1)
     if value is None:
-        site.pin(y.axis(axis), _WRITTEN)
-        _end_updates(site, updates, [axis])
+        site.pin(y.axis(axis), WRITTEN)
+        end_updates(site, updates, [axis])
         return
     lists = [(updates.axis(axis), axis)]
     if link_selected(site, y.axis(axis), lists, value, y.shape[axis]) is None:
         site.pin(updates.axis(axis), NAMED)
 
 
-def _end_updates(site: Site, updates: Operand, indices: Sequence[int]) -> None:
+def end_updates(site: Site, updates: Operand, indices: Sequence[int]) -> None:
     """Axes of updates that land anywhere: sums take any number of them."""
     for index in indices:
         if site.string("reduction", "none") == "add":
             site.sink(2, index)
         else:
-            site.pin(updates.axis(index), _WRITTEN)
-
-
-# -- several axes at once ---------------------------------------------------------------------
-
-
-def _restate_tuples(node: Restated) -> None:
-    """The last axis of the indices holds one coordinate for each of the first axes of the data."""
-    indices, first = node.values(1), node.integer("batch_dims", 0)
-    if indices is None:
-        return
-    columns = range(indices.shape[-1])
-    keeps = [node.keep(0, first + column) for column in columns]
-    if all(keep.all() for keep in keeps):
-        return
-    result = np.stack([moved(indices[..., c], keeps[c]) for c in columns], axis=-1)
-    lists = [node.keep(1, index) for index in range(node.input_rank(1) - 1)]
-    node.want(1, kept_entries(result, lists).astype(indices.dtype))
-
-
-@rule("GatherND", family="movement", restate=_restate_tuples)
-def gather_nd(site: Site) -> None:
-    """Y[batch, list, rest] = X[batch, *indices[batch, list], rest]."""
-    x, y, indices = site.x, site.y, site.inputs[1]
-    assert indices is not None
-    first, lists = site.integer("batch_dims", 0), indices.rank - 1
-    depth = indices.shape[-1]
-    site.pin(indices.axis(-1), "places in a tuple of indices")
-    for index in range(lists):
-        site.link(indices.axis(index), y.axis(index))
-    for index in range(first):
-        site.link(x.axis(index), y.axis(index))
-    for index in range(first + depth, x.rank):
-        site.produce(x.axis(index), y.axis(index - first - depth + lists))
-    value = site.value(1)
-    for column in range(depth):
-        axis = first + column
-        if value is None:
-            site.pin(x.axis(axis), RUN_TIME)
-        else:
-            targets = [(y.axis(index), index) for index in range(first, lists)]
-            link_selected(site, x.axis(axis), targets, value[..., column], x.shape[axis])
-
-
-@rule("ScatterND", family="movement", restate=_restate_tuples)
-def scatter_nd(site: Site) -> None:
-    """Y = X, but Y[*indices[list], rest] takes updates[list, rest]."""
-    x, y, indices, updates = site.x, site.y, site.inputs[1], site.inputs[2]
-    assert indices is not None and updates is not None
-    lists, depth = indices.rank - 1, indices.shape[-1]
-    site.pin(indices.axis(-1), "places in a tuple of indices")
-    site.link_axes(x, y)
-    for index in range(lists):
-        site.link(indices.axis(index), updates.axis(index))
-    for index in range(depth, x.rank):
-        site.link(y.axis(index), updates.axis(index - depth + lists))
-    value = site.value(1)
-    targets = [(updates.axis(index), index) for index in range(lists)]
-    used: set[int | None] = set()
-    for column in range(depth):
-        axis = y.axis(column)
-        if value is None:
-            site.pin(axis, _WRITTEN)
-        else:
-            used.add(link_selected(site, axis, targets, value[..., column], y.shape[column]))
-    _end_updates(site, updates, [index for axis, index in targets if axis not in used])
+            site.pin(updates.axis(index), WRITTEN)
 
 
 @rule("TensorScatter", family="movement")
@@ -239,7 +174,7 @@ def tensor_scatter(site: Site) -> None:
     site.link_axes(cache, site.y)
     site.link_axes(cache, update, skip=[axis])
     for operand in (cache, update):
-        site.pin(operand.axis(axis), _WRITTEN)
+        site.pin(operand.axis(axis), WRITTEN)
     where = site.input(2)
     if where is not None:
         site.link(where.axis(0), cache.axis(0))
