@@ -32,7 +32,11 @@ def describe_analysis(analysis: Analysis) -> dict[str, Any]:
         one = np.zeros(len(analysis.groups), np.int64)
         one[group.number] = 1
         zero = np.zeros_like(one)
-        owned = [a for a in group.axes if analysis.owners[a][0] in analysis.weight_names]
+        owned = dict.fromkeys(
+            (*analysis.owners[a], roles.get(a, "coupled"))
+            for a in group.axes
+            if analysis.owners[a][0] in analysis.weight_names
+        )
         groups.append(
             {
                 "name": group.name,
@@ -41,12 +45,7 @@ def describe_analysis(analysis: Analysis) -> dict[str, Any]:
                 "macs_per_unit": model.macs.total(zero) - model.macs.total(one),
                 "parameters_per_unit": model.parameters.total(zero) - model.parameters.total(one),
                 "weights": [
-                    {
-                        "tensor": analysis.owners[a][0],
-                        "axis": analysis.owners[a][1],
-                        "role": roles.get(a, "coupled"),
-                    }
-                    for a in owned
+                    {"tensor": tensor, "axis": axis, "role": role} for tensor, axis, role in owned
                 ],
             }
         )

@@ -19,6 +19,7 @@ def groups(number: int, pruning: Pruning) -> list[dict[str, Any]]:
     rows = []
     for group in analysis.groups:
         gone = int(pruning.removed[group.units].sum())
+        owned = dict.fromkeys(analysis.owners[a] for a in group.axes)
         rows.append(
             {
                 "name": group.name,
@@ -28,9 +29,9 @@ def groups(number: int, pruning: Pruning) -> list[dict[str, Any]]:
                 "removed": gone,
                 "exact": group.exact,
                 "weights": [
-                    {"tensor": analysis.owners[a][0], "axis": analysis.owners[a][1]}
-                    for a in group.axes
-                    if analysis.owners[a][0] in analysis.weight_names
+                    {"tensor": tensor, "axis": axis}
+                    for tensor, axis in owned
+                    if tensor in analysis.weight_names
                 ],
             }
         )

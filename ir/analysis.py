@@ -20,6 +20,7 @@ from .bindings import bind_dims
 from .constants import is_float
 from .coupling import Coupling, Flags, Indices
 from .errors import ModelError, UsageError
+from .graphs import own_values
 from .rules.base import Listed, Operand, Site, Statements
 from .rules.registry import find_rule
 from .shapes import Facts, Observer, Skeleton, infer_bindings
@@ -30,6 +31,7 @@ from .visitor import Visitor
 GRAPH_INPUT, GRAPH_OUTPUT = -1, -2
 """Site numbers of pins that the model's interface states."""
 PROTECTED = -3
+ANNOTATED = -4
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ class _Builder(Visitor):
         tie_weights(analysis)
         if interface:
             self._pin_interface()
+        self._pin_annotated()
         self._protect(protect, self.sites)
         self.coupling.products = [c.axes for c in self.statements.contractions]
         self.coupling.across = [i.axis for i in self.statements.inexact]
@@ -185,6 +188,19 @@ class _Builder(Visitor):
                 for operand in (*self._by_name.get(str(value.name), ()), *elements):
                     for axis in operand.axes:
                         self.coupling.pin(axis, None, reason, site)
+
+    def _pin_annotated(self) -> None:
+        """A quantization annotation names no axis: where it gives more than one scale or zero
+        point, these and the tensor that they belong to stay."""
+        for graph in (self.model.graph, *self.model.graph.subgraphs()):
+            for value in own_values(graph):
+                names = value.meta.get("quant_parameter_tensor_names", {}).values()
+                several = [n for n in names if n in self.tensors and self.tensors[n][1].size > 1]
+                for name in (str(value.name), *several) if several else ():
+                    for operand in self._by_name.get(name, ()):
+                        for axis in operand.axes:
+                            reason = f"annotated with several scales or zero points ({several[0]})"
+                            self.coupling.pin(axis, None, reason, ANNOTATED)
 
     def _protect(self, globs: Sequence[str], sites: Sequence[Site]) -> None:
         by_name = self._by_name

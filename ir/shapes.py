@@ -77,13 +77,17 @@ def infer_bindings(
     model can bear: what `bindings.bind_dims` returned goes in.
 
     A dimension that cannot take another size (a position table fixes it, say) counts as static.
+    Several that only move together (past, new and all tokens) do so if at most one other is static.
     Sizes that control flow or the data leave open differ between the two as well.
     """
     first = skeleton.infer(bindings[0], observe)
     if len(bindings) > 1:
-        second = skeleton.infer(bindings[1], observe, look=1)
-        if _bears(skeleton, first, second):
-            return [first, second]
+        doubled, names = bindings[1], list(first.binding)
+        but_one = [{**doubled, name: first.binding[name]} for name in names if len(names) > 2]
+        for binding in (doubled, *but_one):
+            second = skeleton.infer(binding, observe, look=1)
+            if _bears(skeleton, first, second):
+                return [first, second]
         moving = dict(first.binding)
         for alone in bindings[2:]:
             if _bears(skeleton, first, skeleton.infer(alone, observe, look=1)):
@@ -128,7 +132,7 @@ class Skeleton:
         for value, tensor in constants(graph):
             name, shape = str(value.name), tensor_shape(tensor)
             self.constants[name] = (int(tensor.dtype), shape)
-            if math.prod(shape) <= SMALL:
+            if math.prod(shape) <= SMALL and tensor.dtype != oir.DataType.STRING:
                 self.small[name] = tensor.numpy()
         # Constants that are not plain tensors (strings, sparse) stay nodes.
         self.nodes[:0] = [

@@ -62,13 +62,13 @@ def sliced(tensor: oir.TensorProtocol, masks: Sequence[Flags]) -> oir.TensorProt
         else:
             array = array[np.ix_(*kept)]
         release(tensor)
-        part = oir.Tensor(
-            array,
-            dtype=tensor.dtype,
-            name=tensor.name,
-            doc_string=tensor.doc_string,
-            metadata_props=dict(tensor.metadata_props),
+        part: oir.TensorProtocol = (
+            oir.StringTensor(array)
+            if tensor.dtype == oir.DataType.STRING
+            else oir.Tensor(array, dtype=tensor.dtype)
         )
+        part.name, part.doc_string = tensor.name, tensor.doc_string
+        part.metadata_props.update(tensor.metadata_props)
         stay_sparse(tensor, part)
         return part
 

@@ -2,14 +2,15 @@
 
 Random integers must be valid where they index something. Every input is followed forward
 through operators that only move or shift its values, as ``scale * x + offset``, to the Gathers
-it ends in: each bounds it by ``0 <= scale * x + offset < size``.
+it ends in: each bounds it by ``0 <= scale * x + offset < size``. Lengths of sequences are bounded
+likewise; where one is counted in a mask, the mask is full.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -33,6 +34,8 @@ _MOVES = {
     *("SequenceAt", "OptionalGetElement"),
 }
 _MOST_ITERATIONS = 6
+_LENGTHS = {"GroupQueryAttention"}
+"""Operators that take the number of tokens before the last one, and that of all tokens."""
 SEQUENCE = 3
 """The length of random sequences."""
 _WORDS = ("a", "b", "pruning", "Zürich")
@@ -97,12 +100,14 @@ def _random(
 
 @dataclass(frozen=True)
 class _Shifted:
-    """Values ``scale * x + offset`` of input ``source``, offset between ``low`` and ``high``."""
+    """Values ``scale * x + offset`` of input ``source``, offset between ``low`` and ``high``, or
+    sums of ``x`` (``counted``)."""
 
     source: str
     scale: int = 1
     low: int = 0
     high: int = 0
+    counted: bool = False
 
 
 def index_bounds(model: onnx.ModelProto, dims: Mapping[str, int]) -> dict[str, tuple[int, int]]:
@@ -119,11 +124,15 @@ def index_bounds(model: onnx.ModelProto, dims: Mapping[str, int]) -> dict[str, t
         tensor = constant_tensor(node)
         if tensor is not None and math.prod(tensor.dims) <= SMALL:
             constants[node.output[0]] = numpy_helper.to_array(tensor)
-        for number, size in _indexed(node, types, dims, constants):
+        for number, least, most in _ranges(node, types, dims, constants):
             for item in traced.get(node.input[number], ()):
+                if item.counted:
+                    if node.op_type in _LENGTHS:
+                        bounds[item.source] = (1, 1)
+                    continue
                 low, high = bounds.get(item.source, (0, 2**62))
-                low = max(low, math.ceil(-item.low / item.scale))
-                high = min(high, (size - 1 - item.high) // item.scale)
+                low = max(low, math.ceil((least - item.low) / item.scale))
+                high = min(high, (most - item.high) // item.scale)
                 bounds[item.source] = (low, high)
         moved = _moved(node, traced, constants)
         if moved:
@@ -157,6 +166,8 @@ def _moved(
     first = traced.get(node.input[0], [])
     if node.op_type in _MOVES:
         return first
+    if node.op_type == "ReduceSum":
+        return [_Shifted(item.source, counted=True) for item in first]
     if node.op_type in ("Concat", "Where"):
         return [item for name in node.input for item in traced.get(name, ())]
     if node.op_type not in ("Add", "Sub", "Mul") or len(node.input) != 2:
@@ -171,10 +182,28 @@ def _moved(
     if node.op_type == "Mul":
         if low != high or low <= 0:
             return []
-        return [_Shifted(i.source, i.scale * low, i.low * low, i.high * low) for i in first]
+        return [replace(i, scale=i.scale * low, low=i.low * low, high=i.high * low) for i in first]
     if node.op_type == "Sub":
         low, high = -high, -low
-    return [_Shifted(i.source, i.scale, i.low + low, i.high + high) for i in first]
+    return [replace(i, low=i.low + low, high=i.high + high) for i in first]
+
+
+def _ranges(
+    node: onnx.NodeProto, types: Types, dims: Mapping[str, int], constants: Mapping[str, Array]
+) -> Iterator[tuple[int, int, int]]:
+    """(input number, least, greatest) for every operand of known range that indexes or counts."""
+    yield from ((number, 0, size - 1) for number, size in _indexed(node, types, dims, constants))
+    if node.op_type in _LENGTHS and len(node.input) > 6:
+
+        def size(number: int, axis: int) -> int:
+            shape = types.get(node.input[number], (0, ()))[1]
+            found = shape[axis] if axis < len(shape) else None
+            return (dims.get(found, 0) if isinstance(found, str) else found) or 0
+
+        steps, past = size(0, 1), size(3, 2)
+        yield 5, max(steps - 1, 0), past + steps - 1 if steps else 2**31 - 1
+        if steps:
+            yield 6, past + steps, past + steps
 
 
 def _indexed(
@@ -214,7 +243,9 @@ def _indexed(
         for number, table in ((0, 2), (1, 4), (8, 3)):
             if number < len(node.input):
                 yield from ((number, n) for n in size(table, 0))
-    elif op == "RotaryEmbedding":
-        number, table = (1, 2) if node.domain == "com.microsoft" else (3, 1)
+    elif op in ("RotaryEmbedding", "GroupQueryAttention"):
+        number, table = {"RotaryEmbedding": (3, 1), "GroupQueryAttention": (9, 7)}[op]
+        if op == "RotaryEmbedding" and node.domain == "com.microsoft":
+            number, table = 1, 2
         if number < len(node.input):
             yield from ((number, n) for n in size(table, 0))

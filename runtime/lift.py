@@ -137,7 +137,8 @@ class Lift:
             return wide
         point = self.add("Cast", [zero], to=TensorProto.FLOAT)
         if not self.is_scalar(zero):
-            trailing = len(self.constants[name].dims) - 1 - self._axis(node, number, zero)
+            axis = self._axis(node, number, zero)
+            trailing = len(self.constants[name].dims) - 1 - axis
             shape = numpy_helper.from_array(np.array([-1] + [1] * trailing, np.int64))
             point = self.add("Reshape", [point, self.add("Constant", [], value=shape)])
         return self.add("Sub", [wide, point])

@@ -13,7 +13,7 @@ from ..ir.protos import Body
 from .masked import keep_flags, scopes
 from .zero_points import ZERO_POINTS, zero_shape
 
-_INDICES = (TensorProto.INT64, TensorProto.BOOL)
+_INDICES = (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 """What is cut of indices and flags would say something else if it were zero."""
 
 
@@ -24,7 +24,7 @@ def zeroed_model(
 
     ``removed`` lists (tensor name, axis, coordinates on it); the tensor is an initializer or
     the value of a Constant node, named by the node's output. All element types, packed ones
-    too, but indices and flags stay; a quantised tensor becomes its zero point, as that is
+    too, but indices, flags and strings stay; a quantised tensor becomes its zero point, as that is
     afterwards. External data must be loaded. Raises ModelError for a tensor that is not stored.
     """
     zeroed = onnx.ModelProto()

@@ -28,13 +28,19 @@ def cases() -> Iterator[Case]:
     inputs."""
     for found in node_cases().values():
         yield from (with_sizes(model, feeds) for _, model, feeds in found)
+    yield from written()
+    for name, (make, count) in (generated.FAMILIES | quantised.FAMILIES).items():
+        yield from map(make, draws(name, count))
+
+
+def written() -> Iterator[Case]:
+    """Those that are written out: attention, experts, operators of ONNX Runtime, control flow and
+    sequences."""
     for texts in (attention.CASES.values(), experts.CASES.values()):
         yield from (attention.build(text) for text, *_ in texts)
     yield from map(attention.build, contrib.CASES.values())
     for graphs in (control.CASES, lists.CASES):
         yield from (control.build(opset, text) for opset, _, text in graphs.values())
-    for name, (make, count) in (generated.FAMILIES | quantised.FAMILIES).items():
-        yield from map(make, draws(name, count))
 
 
 def probed_operators() -> frozenset[Operator]:

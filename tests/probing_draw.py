@@ -21,8 +21,15 @@ Case = tuple[onnx.ModelProto, dict[str, Array]]
 INT_MAX = 2**31 - 1
 
 
+class Unavailable(Exception):
+    """The family has no such operator in the model's opset."""
+
+
 class Draw:
     """What a family of cases draws from: sizes, attributes and values of tensors."""
+
+    settled: int | None = None
+    """The opset, where the model that the case is for has one already."""
 
     def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
         self._draw = draw
@@ -62,7 +69,12 @@ class Draw:
         return self.rng.integers(1 if dtype.kind == "u" else -5, 6, shape).astype(dtype)
 
     def opset(self, low: int = 7, high: int = NEWEST) -> int:
-        return self.number(low, high)
+        """An opset between these. Raises Unavailable when it is settled and none of them."""
+        if self.settled is None:
+            return self.number(low, high)
+        if not low <= self.settled <= high:
+            raise Unavailable
+        return self.settled
 
 
 class Seeded(Draw):

@@ -10,28 +10,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.probing_draw import Case, Draw
+from tests.probing_draw import Case, Draw, Unavailable
 from tests.probing_runs import Array
 
-OPSETS = (13, 21)
+OPSETS = (13, 24)
 """Every operator that the models use has kernels in ONNX Runtime for these and all between."""
-
-
-class Unavailable(Exception):
-    """The family has no such operator in the model's opset."""
-
-
-class Pinned(Draw):
-    """Draws everything but the opset, which the model has already."""
-
-    def __init__(self, draw: Callable[..., Any], opset: int) -> None:
-        super().__init__(draw)
-        self._opset = opset
-
-    def opset(self, low: int = 7, high: int = 28) -> int:
-        if not low <= self._opset <= high:
-            raise Unavailable
-        return self._opset
 
 
 class Graph:
@@ -42,6 +25,7 @@ class Graph:
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
+        self.functions: list[onnx.FunctionProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -82,6 +66,24 @@ class Graph:
         self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))
         return name
 
+    def renamed(self, node: onnx.NodeProto, rename: dict[str, str]) -> onnx.NodeProto:
+        """A copy of the node with the names ``rename``, to which those that it makes are added;
+        its subgraphs see them, and have names of their own."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [rename[name] for name in node.input]
+        copy.output[:] = [rename.setdefault(name, self.name()) for name in node.output]
+        for body in (a.g for a in copy.attribute if a.HasField("g")):
+            inner = dict(rename)
+            for value in (*body.input, *body.initializer):
+                inner[value.name] = value.name = self.name()
+            nodes = [self.renamed(part, inner) for part in body.node]
+            del body.node[:]
+            body.node.extend(nodes)
+            for value in body.output:
+                value.name = inner[value.name]
+        return copy
+
     def output(self, name: str, shape: Sequence[int | str]) -> None:
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
@@ -92,17 +94,20 @@ class Graph:
         opsets = [helper.make_opsetid("", self.opset)]
         for domain in sorted({node.domain for node in self.nodes if node.domain}):
             opsets.append(helper.make_opsetid(domain, 1))
-        return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+        return helper.make_model(
+            graph, opset_imports=opsets, functions=self.functions, ir_version=10
+        )
 
 
 # -- single operators between layers ---------------------------------------------------------------
 
 
-def grafted(d: Pinned, families: Sequence[Callable[[Draw], Case]], opset: int) -> onnx.ModelProto:
+def grafted(d: Draw, families: Sequence[Callable[[Draw], Case]], opset: int) -> onnx.ModelProto:
     """A model in which cases of the families stand between matrix products.
 
-    Float inputs of a case come from the trunk or from the case before it; all numeric outputs
-    end in a matrix product again. Raises Unavailable when a family has nothing for the opset.
+    Floats and 8-bit integers that a case is given come from the trunk or from the case before it,
+    or are weights; all numeric outputs end in a matrix product again. Raises Unavailable when a
+    family has nothing for the opset.
     """
     g = Graph(d, opset)
     trunk, last = g.feed("x", [1, 5]), ""
@@ -112,30 +117,23 @@ def grafted(d: Pinned, families: Sequence[Callable[[Draw], Case]], opset: int) -
         rename: dict[str, str] = {"": ""}
         for tensor in made.graph.initializer:
             rename[tensor.name] = g.constant(numpy_helper.to_array(tensor))
+        computed = False
         for name, array in feeds.items():
-            if array.dtype != np.float32 or not array.size:
+            if not array.size or array.dtype not in (np.float32, np.int8, np.uint8):
                 kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-                rename[name] = g.feed(f"x{number}_{name}", array.shape, kind)
-                continue
-            source = last if last and math.prod(g.shapes[last]) == array.size else ""
-            if not source:
-                weight, bias = g.weight(5, array.size), g.weight(array.size)
-                source = g.add("Gemm", [trunk, weight, bias], [1, array.size])
-            shaped = g.add("Reshape", [source, g.sizes(*array.shape)], array.shape)
-            rename[name] = shaped
-        for node in made.graph.node:
-            for output in node.output:
-                rename.setdefault(output, g.name())
-            g.nodes.append(
-                helper.make_node(
-                    node.op_type,
-                    [rename[i] for i in node.input],
-                    [rename[o] for o in node.output],
-                    name=f"case{number}",
-                    domain=node.domain,
+                rename[name] = (
+                    g.constant(array)
+                    if d.flag()
+                    else g.feed(f"x{number}_{name}", array.shape, kind)
                 )
-            )
-            g.nodes[-1].attribute.extend(node.attribute)
+            elif computed and d.number(0, 2) == 0:
+                rename[name] = g.constant(array)
+            else:
+                computed = True
+                rename[name] = _computed(g, trunk, last, array)
+        for node in made.graph.node:
+            g.nodes.append(g.renamed(node, rename))
+            g.nodes[-1].name = f"case{number}_{node.op_type}"
         for value in made.graph.output:
             shape = _static(value)
             if shape is None or not math.prod(shape):
@@ -151,6 +149,20 @@ def grafted(d: Pinned, families: Sequence[Callable[[Draw], Case]], opset: int) -
     total = ends[0] if len(ends) == 1 else g.add("Sum", ends, [1, 3])
     g.output(total, [1, 3])
     return g.model()
+
+
+def _computed(g: Graph, trunk: str, last: str, like: Array) -> str:
+    """A value of this shape and type (float, or steps of 8 bits) that follows from ``last``, if
+    that has as many elements, else from the trunk."""
+    source = last if last and math.prod(g.shapes[last]) == like.size else ""
+    if not source:
+        weights = g.weight(5, like.size), g.weight(like.size)
+        source = g.add("Gemm", [trunk, *weights], [1, like.size])
+    if like.dtype != np.float32:
+        zero = g.constant(np.array(128 if like.dtype == np.uint8 else 0, like.dtype))
+        scale = g.constant(np.array(0.05, np.float32))
+        source = g.add("QuantizeLinear", [source, scale, zero], [1, like.size])
+    return g.add("Reshape", [source, g.sizes(*like.shape)], like.shape)
 
 
 _NUMERIC = frozenset(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tests.random_graphs import Graph
+from tests.random_nesting import nested
 
 ACTIVATIONS = "Relu Sigmoid Tanh LeakyRelu Elu HardSigmoid HardSwish Softplus Identity Abs".split()
 
@@ -143,7 +144,7 @@ def image_network(g: Graph) -> None:
     g.shapes["x"] = (3, 6, 6)
     x = conv(g, g.feed("x", ["N", 3, 6, 6]), g.d.number(4, 8))
     for _ in range(g.d.number(1, 4)):
-        x = g.d.pick(IMAGE)(g, x)
+        x = nested(g, x, g.d.pick(IMAGE), [residual, squeeze_excite, gated, pooled, activation])
         if math.prod(g.shapes[x]) > 2000:
             break
     c, h, w = g.shapes[x]
@@ -266,6 +267,6 @@ def sequence_network(g: Graph) -> None:
     g.shapes["x"] = (4, 6)
     x = linear(g, g.feed("x", ["N", 4, 6]), g.d.number(4, 9))
     for _ in range(g.d.number(1, 4)):
-        x = g.d.pick(SEQUENCE)(g, x)
+        x = nested(g, x, g.d.pick(SEQUENCE), [mlp, layer_norm, glu, attention, convolved])
     y = linear(g, x, 3)
     g.output(y, ["N", 4, 3])

@@ -21,6 +21,8 @@ from secateur.runtime.inputs import random_feed
 from secateur.runtime.session import KernelError, make_session, run
 from secateur.runtime.widened import uses_bfloat16, widened
 
+from .pruning_checks import constants
+
 SIZES = {"w1": (8, 32), "b1": (32,), "w2": (32, 16), "w3": (16, 4)}
 BODY = """
   a = MatMul(x, w1)  b = Add(a, b1)  c = Relu(b)  d = MatMul(c, w2)  e = Relu(d)  y = MatMul(e, w3)
@@ -111,6 +113,31 @@ def test_bfloat16_is_proved_in_float32_and_not_timed(tmp_path: Path) -> None:
     assert any("bfloat16" in note for note in result.certificate.notes)
     assert result.bench is None
     assert any("not timed" in warning for warning in result.report["warnings"])
+
+
+@pytest.mark.parametrize("stored", ["initializer", "constant"])
+def test_strings_go_with_their_channels(stored: str) -> None:
+    model = parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 19]> g (float[N, 8] x, string[N, 1] name)
+        => (float[N, 4] y) { h = MatMul(x, w1)  e = Equal(name, names)  f = Cast<to=1>(e)
+            m = Mul(h, f)  y = MatMul(m, w2) }"""
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in (("w1", (8, 6)), ("w2", (6, 4))):
+        array = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    words = ["a", "b", "pruning", "Zürich", "a", "b"]
+    names = numpy_helper.from_array(np.array(words, object), "names")
+    if stored == "initializer":
+        model.graph.initializer.append(names)
+    else:
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["names"], value=names))
+    result = secateur.prune(model, ratio=0.5, bench=False)
+    assert result.certificate is not None and result.certificate.ok
+    gone = next(e["indices"] for e in result.report["removed"] if e["tensor"] == "names")
+    kept = [word for place, word in enumerate(words) if place not in gone]
+    found = constants(to_proto(result.model))["names"]
+    assert [word.decode() for word in found.string_data] == kept
 
 
 def convolutions(element: str, dtype: npt.DTypeLike) -> onnx.ModelProto:

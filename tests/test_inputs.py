@@ -139,6 +139,35 @@ def test_indices_are_valid_and_use_the_whole_range(body: str, bounds: tuple[int,
     run(make_session(model), feed)
 
 
+LENGTHS = {
+    "given": ("int32[N] ends, int32 total", "", {"ends": (3, 8), "total": (9, 9)}),
+    "counted in a mask": (
+        "int64[N, U] mask",
+        """sum = ReduceSum<keepdims = 0>(mask, axes) last = Sub(sum, one)
+        ends = Cast<to = 6>(last) sizes = Shape(mask) size = Gather<axis = 0>(sizes, one)
+        total = Cast<to = 6>(size)""",
+        {"mask": (1, 1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_lengths_of_cached_sequences(name: str) -> None:
+    """Four new tokens behind five, as decoders take them."""
+    inputs, lengths, bounds = LENGTHS[name]
+    model = parse(
+        f"""g (float[N, S, 32] q, float[N, S, 16] k, float[N, S, 16] v, {inputs},
+            float[N, 2, P, 8] pk, float[N, 2, P, 8] pv) => (float[N, S, 32] y, pk2, pv2)
+        {{ {lengths} y, pk2, pv2 = com.microsoft.GroupQueryAttention<num_heads = 4,
+            kv_num_heads = 2>(q, k, v, pk, pv, ends, total) }}""",
+        **({"one": np.array(1), "axes": np.array([1])} if lengths else {}),
+    )
+    dims = {"N": 1, "S": 4, "P": 5, "U": 9}
+    assert index_bounds(model, dims) == bounds
+    for seed in range(3):
+        run(make_session(model), random_feed(model, dims, seed))
+
+
 def test_embeddings_of_the_contributed_operator() -> None:
     rng = np.random.default_rng(0)
     shapes = {"w": (11, 8), "p": (5, 8), "s": (2, 8), "g": (8,), "b": (8,)}

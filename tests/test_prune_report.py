@@ -74,6 +74,9 @@ def test_report_agrees_with_the_files(name: str, tmp_path: Path) -> None:
     copied = {entry["tensor"] for entry in report["copies"]}  # `test_report` compares these
     assert {place for place in shrunk if place[0] not in copied} <= listed
     assert len(listed) == len(report["removed"])
+    for group in report["groups"]:
+        places = [(w["tensor"], w["axis"]) for w in group["weights"]]
+        assert len(set(places)) == len(places)
     owned = {(w["tensor"], w["axis"]) for g in report["groups"] for w in g["weights"]}
     for entry in report["removed"]:
         tensor, axis, indices = entry["tensor"], entry["axis"], entry["indices"]

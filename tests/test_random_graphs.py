@@ -16,11 +16,21 @@ from hypothesis import strategies as st
 import secateur
 from secateur.ir.errors import CertificateError
 from secateur.ir.io import to_proto
-from tests.probing_draw import NIGHTLY, Case, Draw
+from tests import test_probing_generated as generated
+from tests import test_probing_quantised as quantised
+from tests.probed import written
+from tests.probing_draw import NIGHTLY, Case, Draw, Unavailable, draws
 from tests.pruning_checks import at_random, check_interface
-from tests.random_graphs import OPSETS, Graph, Pinned, Unavailable, grafted
+from tests.random_graphs import OPSETS, Graph, grafted
 from tests.random_networks import image_network, sequence_network
-from tests.test_probing_generated import FAMILIES
+
+
+def pruned_at_random(model: onnx.ModelProto, d: Draw) -> bool:
+    """As `prune_at_random`; a failure shows the model."""
+    try:
+        return prune_at_random(model, d)
+    except Exception as error:
+        raise AssertionError(f"{error}\n{onnx.printer.to_text(model)}") from error
 
 
 def prune_at_random(model: onnx.ModelProto, d: Draw) -> bool:
@@ -83,10 +93,7 @@ def check_all(count: int, make: Callable[[st.DataObject], onnx.ModelProto | None
         model = make(data)
         if model is None:
             return
-        try:
-            pruned += prune_at_random(model, Draw(data.draw))
-        except Exception as error:
-            raise AssertionError(f"{error}\n{onnx.printer.to_text(model)}") from error
+        pruned += pruned_at_random(model, Draw(data.draw))
 
     check()
     assert pruned >= count // 3
@@ -103,21 +110,44 @@ def test_networks(network: Callable[[Graph], None]) -> None:
     check_all(50, make)
 
 
+MAKERS: list[Callable[[Draw], Case]] = [
+    make for make, _ in (generated.FAMILIES | quantised.FAMILIES).values()
+]
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_operators_between_layers() -> None:
-    makers: list[Callable[[Draw], Case]] = [make for make, _ in FAMILIES.values()]
-
     def make(data: st.DataObject) -> onnx.ModelProto | None:
-        opset = data.draw(st.integers(*OPSETS))
-        d = Pinned(data.draw, opset)
-        families = [d.pick(makers) for _ in range(d.number(1, 3))]
-        try:
-            model = grafted(d, families, opset)
-        except Unavailable:
-            return None
-        return model if _runs(model) else None
+        d = Draw(data.draw)
+        return grafts(d, [d.pick(MAKERS) for _ in range(d.number(1, 3))], d.number(*OPSETS))
 
     check_all(100, make)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_written_operators_between_layers() -> None:
+    """Attention, experts, fused operators, control flow and sequences: each once, with one of any
+    family behind it if both can be in one model."""
+    pruned = 0
+    cases = list(written())
+    for number, d in enumerate(draws("written", len(cases))):
+        case = cases[number % len(cases)]
+        opset = next(o.version for o in case[0].opset_import if not o.domain)
+        alone: list[Callable[[Draw], Case]] = [lambda _, case=case: case]  # type: ignore[misc]
+        model = grafts(d, [*alone, d.pick(MAKERS)], opset) or grafts(d, alone, opset)
+        pruned += model is not None and pruned_at_random(model, d)
+    assert pruned >= NIGHTLY * len(cases) // 2
+
+
+def grafts(d: Draw, families: list[Callable[[Draw], Case]], opset: int) -> onnx.ModelProto | None:
+    """The model in which cases of these families stand; None if the opset lacks one of them, or
+    if it does not run."""
+    d.settled = opset
+    try:
+        model = grafted(d, families, opset)
+    except Unavailable:
+        return None
+    return model if _runs(model) else None
 
 
 def _runs(model: onnx.ModelProto) -> bool:

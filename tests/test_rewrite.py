@@ -271,3 +271,27 @@ def test_dynamic_sizes_are_still_computed() -> None:
     for batch, time in ((1, 1), (3, 7)):
         feed = feeds(model, N=batch, T=time)
         assert run(pruned, feed)["y"].shape == (batch, time, 16)
+
+
+@pytest.mark.parametrize("annotated", ["w1", "h"])
+def test_annotations_with_several_scales_hold_what_they_describe(annotated: str) -> None:
+    """No axis is stated, so neither the tensor nor its scales are cut; a single scale is no
+    hindrance, and every annotation comes out as it came."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[N, 4] x) => (float[N, 3] y) {
+            h = MatMul(x, w1) r = Relu(h) k = MatMul(r, w2) s = Tanh(k) y = MatMul(s, w3) }"""
+    )
+    rng = np.random.default_rng(0)
+    weights = {"w1": (4, 8), "w2": (8, 6), "w3": (6, 3), "each": (8,), "one": (1,)}
+    for name, shape in weights.items():
+        array = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    for tensor, scale in ((annotated, "each"), ("w2", "one")):
+        annotation = model.graph.quantization_annotation.add(tensor_name=tensor)
+        annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value=scale)
+    pruned = to_proto(prune(model, ratio=0.5).model)
+    assert pruned.graph.quantization_annotation == model.graph.quantization_annotation
+    sizes = {name: tuple(tensor.dims) for name, tensor in constants(pruned).items()}
+    assert sizes == {"w1": (4, 8), "w2": (8, 3), "w3": (3, 3), "each": (8,), "one": (1,)}
+    found = secateur.analyze(model)
+    assert any("several scales" in pin.reason for pin in found.coupling.pins)

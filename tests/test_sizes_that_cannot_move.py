@@ -51,6 +51,20 @@ def test_a_batch_of_a_fixed_size() -> None:
     assert list(result.certificate.bindings) == [{"N": 3}]
 
 
+def test_past_new_and_all_tokens_move_together_though_the_batch_does_not() -> None:
+    model = build(
+        "(float[N,S,8] x, float[N,P,8] past, float[N,1,U] mask) => (float[N,S,4] y)",
+        """s = Add(x, table) q = MatMul(s, wq) k0 = MatMul(s, wk) k1 = MatMul(past, wk)
+        k = Concat<axis=1>(k1, k0) t = Transpose<perm=[0,2,1]>(k) a = MatMul(q, t)
+        b = Add(a, mask) p = Softmax(b) c = MatMul(p, k) y = MatMul(c, wo)""",
+        table=(3, 1, 8), wq=(8, 12), wk=(8, 12), wo=(12, 4),
+    )  # fmt: skip
+    first = {"N": 3, "S": 2, "P": 4, "U": 6}
+    result = secateur.prune(model, ratio=0.5, dims=first, bench=False)
+    assert result.certificate is not None and result.certificate.ok
+    assert list(result.certificate.bindings) == [first, {"N": 3, "S": 4, "P": 8, "U": 12}]
+
+
 @pytest.mark.parametrize("size", [4, 8])
 def test_a_flattening_that_means_something_else_at_another_size_is_pinned(size: int) -> None:
     columns = 8 * size * size

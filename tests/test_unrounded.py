@@ -36,3 +36,19 @@ def test_a_unit_too_many_is_seen(seed: int) -> None:
     wrong = pruning.removed.copy()
     wrong[np.random.default_rng(seed).choice(np.flatnonzero(wrong))] = False
     assert not certified(pruning.analysis, to_proto(result.model), wrong).ok
+
+
+def test_a_vector_of_zero_points_for_what_is_computed_stays() -> None:
+    """They have no axis that is known: that product is left as it is, the rest is not."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N, 4] x, float[4, 3] w) => (float[N, 3] y)
+        <float s = {0.1}, uint8 z = {128}, uint8[3] zs = {127, 128, 129}> {
+            a = QuantizeLinear(x, s, z) b = QuantizeLinear(w, s, z)
+            p = MatMulInteger(a, b, z, zs) y = Cast<to = 1>(p) }"""
+    )
+    plain = unrounded(model)
+    assert plain is not None and "MatMulInteger" in [node.op_type for node in plain.graph.node]
+    feed = feeds(model)
+    rounded, same = (next(iter(run(make_session(m), feed).values())) for m in (model, plain))
+    np.testing.assert_array_equal(rounded, same)
