@@ -135,8 +135,10 @@ def analyze(
     if not model.graph.outputs:
         raise ModelError("the model has no outputs, so nothing in it can be proved")
     skeleton = Skeleton(model)
-    facts = infer_bindings(skeleton, bind_dims(model, dims or {}), observe)
-    analysis = _Builder(skeleton.model, skeleton, facts).build(protect, prefer, interface)
+    bindings = bind_dims(model, dims or {})
+    facts = infer_bindings(skeleton, bindings, observe)
+    builder = _Builder(skeleton.model, skeleton, facts, bindings)
+    analysis = builder.build(protect, prefer, interface)
     analysis.written = model if skeleton.model is not model else None
     form_units(analysis, weights_only)
     return analysis

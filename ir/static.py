@@ -92,6 +92,8 @@ class Branches:
         if proto is None:
             return np.zeros(value.shape, np.int64)
         if proto.op_type in ("Shape", "Size"):
+            if any(proto.input[0] not in f.types for f in self._facts):
+                return np.ones(value.shape, np.int64)
             shapes = [f.types[proto.input[0]][1] for f in self._facts]
             dims = np.array([len(set(sizes)) > 1 for sizes in zip(*shapes, strict=True)], np.int64)
             if proto.op_type == "Size":

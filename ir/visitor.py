@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as oir
@@ -23,9 +24,18 @@ RULE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, Typ
 
 
 class Visitor:
-    """Fills the axis table and applies the rules, node by node (`visit`)."""
+    """Fills the axis table and applies the rules, node by node (`visit`).
 
-    def __init__(self, model: oir.Model, skeleton: Skeleton, facts: list[Facts]) -> None:
+    ``facts`` hold under bindings that the model bears; ``bindings`` are all that were tried.
+    """
+
+    def __init__(
+        self,
+        model: oir.Model,
+        skeleton: Skeleton,
+        facts: list[Facts],
+        bindings: Sequence[Mapping[str, int]] = (),
+    ) -> None:
         self.model = model
         self.facts = facts
         self.coupling = Coupling()
@@ -39,6 +49,7 @@ class Visitor:
         self.skeleton = skeleton
         self.sites: list[Site] = []
         self.branches = Branches(skeleton, facts)
+        self._bindings = bindings
         self._shared: dict[str, bool] = {}
         self.hidden = frozenset(self.branches.hidden(model.graph))
 
@@ -216,15 +227,25 @@ class Visitor:
 
     # -- subgraphs ----------------------------------------------------------------------------
 
+    @cached_property
+    def _elsewhere(self) -> Branches:
+        """Which branches run at other sizes too, those included that the model does not bear as a
+        whole: where an If gives another rank, say."""
+        others = (self.skeleton.infer(binding, look=1) for binding in self._bindings[1:])
+        return Branches(self.skeleton, [self.facts[0], *others])
+
     def _pin_hidden(self, site: Site, live: Mapping[str, oir.Graph]) -> None:
         """Pins what subgraphs touch in which no rule holds: constants of their own, and, unless
-        they never run, what they use of the graphs around."""
+        they never run at any size, what they use of the graphs around."""
         for graph in subgraphs(site.node):
             if graph in live.values():
                 continue
+            never = bool(live) and bool(self._elsewhere.taken(site.node))
             why = "in a branch that never runs" if live else f"used inside {describe(site.node)}"
+            if live and not never:
+                why = "in a branch that runs at other sizes only"
             inside = [value for value, _ in constants(graph)]
-            for value in inside if live else (*inside, *captured(graph)):
+            for value in inside if never else (*inside, *captured(graph)):
                 site.pin_all(why, [self._operand(value)])
                 site.pin_lists(why, self.lists_of([value]))
 

@@ -91,6 +91,43 @@ def test_a_dead_branch_gives_way_only_where_it_must() -> None:
     assert [n.op_type for n in kept.node] == ["Gemm"], "what it reads is as it was"
 
 
+@pytest.mark.parametrize("squeezed", ["Squeeze(r, at)", "Identity(r)"])
+def test_a_branch_that_other_sizes_take_stays(squeezed: str) -> None:
+    """The branches give different ranks, so that in the analysis the length cannot move; in the
+    model it may."""
+    model = build(
+        "ranks",
+        net(
+            "(float[N,L,8] x) => (float[] y)",
+            f"""a = MatMul(x, w1) r = Relu(a) sh = Shape(r) n = Gather(sh, at) one = Equal(n, at)
+            u = If(one) <
+                then_branch = yes () => (float[] t) {{ t = {squeezed} }},
+                else_branch = no () => (float[] e) {{ e = ReduceMean<axes=[1], keepdims=0>(r) }}>
+            p = MatMul(u, w2) q = Relu(p) y = MatMul(q, w3)""",
+            at=np.array([1]), w1=(8, 16), w2=(16, 12), w3=(12, 4),
+        ),
+        17,
+        "initializers",
+    )  # fmt: skip
+    for graph in subgraphs(model.graph):
+        for value in (*graph.output, *model.graph.output):
+            value.type.tensor_type.ClearField("shape")
+    small = to_proto(prune(model, ratio=0.5, dims={"L": 1}).model)
+    before, after = arrays(model), arrays(small)
+    assert after["w1"].shape == (8, 16) and after["w2"].shape == (16, 6)
+    kept = (before["w2"][:, :, None] == after["w2"][:, None]).all(axis=0).any(axis=1)
+    masked = onnx.ModelProto()
+    masked.CopyFrom(model)
+    for tensor in masked.graph.initializer:
+        if tensor.name == "w2":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(before["w2"] * kept, "w2"))
+    for length in (1, 3):
+        x = np.random.default_rng(length).standard_normal((2, length, 8)).astype(np.float32)
+        wanted, found = (run(m, {"x": x})["y"] for m in (masked, small))
+        assert np.abs(wanted).max() > 0
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_a_condition_on_a_moving_size_is_not_known() -> None:
     """At both sizes that are tried N is small; yet the other branch must work when it is not."""
     model = build(
