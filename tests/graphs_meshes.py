@@ -6,6 +6,7 @@ Range and the sizes of x, all lists spread over each other, and their Concat giv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,13 @@ PLACES: dict[str, Weight] = {
     **{f"column{k}": [-1] + [1] * k for k in range(4)},
 }
 ROWS = "(float[N,5,12] x) => (float[N,5,3] y)"
+
+
+def _placed(signature: str, body: str, **weights: Weight) -> Net:
+    """A net with those of `PLACES` that it reads."""
+    read = set(re.findall(r"\w+", body))
+    places = {name: value for name, value in PLACES.items() if name in read}
+    return net(signature, body, **places | weights)
 
 
 def mesh(data: str, *lists: str) -> str:
@@ -64,10 +72,10 @@ def written_tokens() -> Net:
     class token. Group: the heads."""
     body = """qs = Slice(q, i1, end, i2) vs = Slice(v, i1, end, i2) b = Add(qs, vs)
         w = Reshape(b, shape) t = ScatterND(v, at, w)\n"""
-    return net(
+    return _placed(
         "(float[N,T,12] x) => (float[N,T,3] y)",
         _heads("q", "v") + mesh("v", "", "", FROM_ONE, "") + body + OUT,
-        split=[0, 0, 3, 4], join=[0, 0, -1], **HEADS, **PLACES,
+        split=[0, 0, 3, 4], join=[0, 0, -1], **HEADS,
     )  # fmt: skip
 
 
@@ -77,10 +85,9 @@ def written_folded() -> Net:
     body = """q3 = Reshape(q, fold) v3 = Reshape(v, fold)
         qs = Slice(q3, i1, end, i1) vs = Slice(v3, i1, end, i1) b = Add(qs, vs)\n"""
     tail = "t3 = ScatterND(v3, at, b) t = Reshape(t3, unfold)\n"
-    return net(
+    return _placed(
         ROWS, _heads("q", "v") + body + mesh("v3", "", FROM_ONE, "") + tail + OUT,
         split=[0, 0, 3, 4], join=[0, 0, -1], fold=[-1, 5, 4], unfold=[-1, 3, 5, 4], **HEADS,
-        **PLACES,
     )  # fmt: skip
 
 
@@ -91,9 +98,9 @@ def written_wide() -> Net:
     body = """a = MatMul(x, wa) h = MatMul(x, wu) hr = Relu(h) b = MatMul(hr, wb)
         bs = Slice(b, i1, end, i1)\n"""
     tail = "t = ScatterND(a, at, bs) r = Relu(t) y = MatMul(r, wo)"
-    return net(
+    return _placed(
         "(float[N,48,6] x) => (float[N,48,3] y)", body + mesh("a", "", FROM_ONE, "") + tail,
-        wa=(6, 90), wu=(6, 8), wb=(8, 90), wo=(90, 3), **PLACES,
+        wa=(6, 90), wu=(6, 8), wb=(8, 90), wo=(90, 3),
     )  # fmt: skip
 
 
@@ -104,9 +111,9 @@ def written_row() -> Net:
         r = Range(zero, eight, one) c = Expand(two, i8) m = Unsqueeze(c, last)
         n = Unsqueeze(r, last) at = Concat<axis=1>(m, n) t = ScatterND(a, at, b)
         h = MatMul(x, wx) s = Add(h, t) y = MatMul(s, wo)"""
-    return net(
+    return _placed(
         ROWS, body, table=(5, 4), vector=(4,), wa=(4, 8), wb=(4, 8), wx=(12, 8), wo=(8, 3),
-        two=scalar(2), eight=scalar(8), i8=[8], **PLACES,
+        two=scalar(2), eight=scalar(8), i8=[8],
     )  # fmt: skip
 
 
@@ -115,9 +122,9 @@ def written_channels() -> Net:
     """a[:, 2:] = b. Groups: the two channels of a that stay, the others with those of b."""
     body = "a = Conv3(x, w0) b = Conv3(x, w1)\n"
     lists = mesh("a", "", "{c} = Slice({r}, i2, end, i0)", "", "")
-    return net(
+    return _placed(
         IMAGE, body + lists + "t = ScatterND(a, at, b) f = Relu(t)" + head("f"),
-        w0=(8, 3, 3, 3), w1=(6, 3, 3, 3), wy=(10, 8), **PLACES,
+        w0=(8, 3, 3, 3), w1=(6, 3, 3, 3), wy=(10, 8),
     )  # fmt: skip
 
 
@@ -126,9 +133,9 @@ def written_after_the_first() -> Net:
     """a[1:] = b[1:] along the batch, which moves, so only that list stays computed. Group: the
     channels."""
     body = "a = MatMul(x, wa) b = MatMul(x, wb) bs = Slice(b, i1, end, i0)\n"
-    return net(
+    return _placed(
         ROWS, body + mesh("a", FROM_ONE, "", "") + "t = ScatterND(a, at, bs) y = MatMul(t, wo)",
-        wa=(12, 8), wb=(12, 8), wo=(8, 3), **PLACES,
+        wa=(12, 8), wb=(12, 8), wo=(8, 3),
     )  # fmt: skip
 
 
@@ -139,9 +146,9 @@ def written_after_a_number() -> Net:
     body = """a = MatMul(x, wa) b = MatMul(x, wb) bs = Slice(b, i1, end, i0)
         sa = Shape(a) na = Gather<axis=0>(sa, at2) none = Sub(na, eight)\n"""
     rows = "{r}s = Slice({r}, i1, end, i0) {c} = Add({r}s, none)"
-    return net(
+    return _placed(
         ROWS, body + mesh("a", rows, "", "") + "t = ScatterND(a, at, bs) y = MatMul(t, wo)",
-        wa=(12, 8), wb=(12, 8), wo=(8, 3), eight=scalar(8), **PLACES,
+        wa=(12, 8), wb=(12, 8), wo=(8, 3), eight=scalar(8),
     )  # fmt: skip
 
 
@@ -153,9 +160,9 @@ def written_rows_after_a_number() -> Net:
         sa = Shape(ct) na = Gather<axis=0>(sa, at0) none = Sub(na, eight)\n"""
     rows = "{r}s = Slice({r}, i1, end, i0) {c} = Add({r}s, none)"
     tail = "w = ScatterND(ct, at, bs) t = Transpose<perm=[2,0,1,3]>(w) f = Relu(t)\n"
-    return net(
+    return _placed(
         IMAGE, body + mesh("ct", "", rows) + tail + head("f"), w0=(8, 3, 3, 3), w1=(8, 3, 3, 3),
-        wy=(10, 8), eight=scalar(8), **PLACES,
+        wy=(10, 8), eight=scalar(8),
     )  # fmt: skip
 
 
@@ -163,10 +170,10 @@ def written_rows_after_a_number() -> Net:
 def written_where_told() -> Net:
     """A cache is written at a place that an input gives. Group: the channels."""
     body = "a = MatMul(x, wa) b = MatMul(z, wb)\n" + mesh("a", "", "{c} = Identity(place)", "")
-    return net(
+    return _placed(
         "(float[N,8,12] x, float[N,1,12] z, int64[1] place) => (float[N,8,3] y)",
         body + "t = ScatterND(a, at, b) y = MatMul(t, wo)",
-        wa=(12, 8), wb=(12, 8), wo=(8, 3), **PLACES,
+        wa=(12, 8), wb=(12, 8), wo=(8, 3),
     )  # fmt: skip
 
 
@@ -176,10 +183,10 @@ def written_turned() -> Net:
     of what is written."""
     turned = "{r}i = Add({r}, turn) {c} = Mod({r}i, eight)"
     body = "a = MatMul(x, wa) h = MatMul(x, wu) hr = Relu(h) b = MatMul(hr, wb)\n"
-    return net(
+    return _placed(
         "(float[N,5,12] x, int64[1] turn) => (float[N,5,3] y)",
         body + mesh("a", "", "", turned) + "t = ScatterND(a, at, b) y = MatMul(t, wo)",
-        wa=(12, 8), wu=(12, 6), wb=(6, 8), wo=(8, 3), eight=scalar(8), **PLACES,
+        wa=(12, 8), wu=(12, 6), wb=(6, 8), wo=(8, 3), eight=scalar(8),
     )  # fmt: skip
 
 
@@ -193,7 +200,7 @@ def _written_stored(places: Array, channels: int, extra: str = "") -> Net:
     body = f"""a = Conv3(x, w0) at = Transpose<perm=[1,2,0,3]>(a) h = Conv3(x, wh) hr = Relu(h)
         b = Conv3(hr, w1) bt = Transpose<perm=[1,2,0,3]>(b) bs = Slice(bt, i1, end, i1)
         w = ScatterND{extra}(at, places, bs) t = Transpose<perm=[2,0,1,3]>(w) f = Relu(t)"""
-    return net(
+    return _placed(
         IMAGE, body + head("f"), w0=(8, 3, 3, 3), wh=(4, 3, 3, 3), w1=(channels, 4, 3, 3),
         wy=(10, 8), places=places, i1=[1], end=[END],
     )  # fmt: skip
@@ -239,8 +246,8 @@ def written_diagonal() -> Net:
         lm = Reshape(rm, column0) e0 = Expand(ln, s) e1 = Expand(lm, s) u0 = Unsqueeze(e0, last)
         u1 = Unsqueeze(e1, last) at = Concat<axis=-1>(u0, u1, u1) c = Sub(a, b)
         t = ScatterND(p, at, c) q = MatMul(t, wo) r = Relu(q) y = ReduceSum<keepdims=0>(r, i1)"""
-    return net(
-        "(float[N,12] x) => (float[N,3] y)", body, wa=(12, 8), wb=(12, 8), wo=(8, 3), **PLACES,
+    return _placed(
+        "(float[N,12] x) => (float[N,3] y)", body, wa=(12, 8), wb=(12, 8), wo=(8, 3),
     )  # fmt: skip
 
 
@@ -248,8 +255,8 @@ def written_diagonal() -> Net:
 def read_tokens() -> Net:
     """v[:, :, 1:] by GatherND, 3 heads of 4. Group: the heads."""
     body = "t1 = GatherND(v, at) t = Relu(t1)\n"
-    return net(
+    return _placed(
         "(float[N,T,12] x) => (float[N,M,3] y)",
         _heads("v") + mesh("v", "", "", FROM_ONE, "") + body + OUT,
-        split=[0, 0, 3, 4], join=[0, 0, -1], wv=(12, 12), wo=(12, 3), **PLACES,
+        split=[0, 0, 3, 4], join=[0, 0, -1], wv=(12, 12), wo=(12, 3),
     )  # fmt: skip

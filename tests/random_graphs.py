@@ -20,9 +20,10 @@ OPSETS = (13, 24)
 class Graph:
     """A growing model: nodes, weights, and the shapes of its float values."""
 
-    def __init__(self, d: Draw, opset: int) -> None:
+    def __init__(self, d: Draw, opset: int, *, nests: bool = False) -> None:
         self.d = d
         self.opset = opset
+        self.nests = nests
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.functions: list[onnx.FunctionProto] = []

@@ -75,9 +75,9 @@ def call(g: Graph, x: str, block: Block) -> str:
 
 
 def nested(g: Graph, x: str, block: Block, keeping: list[Block]) -> str:
-    """A block where it may stand: in the graph itself, mostly; those that are ``keeping`` the
-    shape also in branches and loops."""
-    where = g.d.number(0, 7)
+    """A block where it may stand: in the graph itself, mostly, and always unless the graph
+    ``nests``; those that are ``keeping`` the shape also in branches and loops."""
+    where = g.d.number(0, 7) if g.nests else 7
     if where == 0:
         return call(g, x, block)
     if where == 1:

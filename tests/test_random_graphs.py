@@ -103,7 +103,7 @@ def check_all(count: int, make: Callable[[st.DataObject], onnx.ModelProto | None
 def test_networks(network: Callable[[Graph], None]) -> None:
     def make(data: st.DataObject) -> onnx.ModelProto:
         d = Draw(data.draw)
-        graph = Graph(d, d.number(*OPSETS))
+        graph = Graph(d, d.number(*OPSETS), nests=True)
         network(graph)
         return graph.model()
 
