@@ -240,12 +240,12 @@ class Visitor:
         for graph in subgraphs(site.node):
             if graph in live.values():
                 continue
-            never = bool(live) and bool(self._elsewhere.taken(site.node))
-            why = "in a branch that never runs" if live else f"used inside {describe(site.node)}"
-            if live and not never:
+            why, touched = f"used inside {describe(site.node)}", captured(graph)
+            if live and self._elsewhere.taken(site.node):
+                why, touched = "in a branch that never runs", []
+            elif live:
                 why = "in a branch that runs at other sizes only"
-            inside = [value for value, _ in constants(graph)]
-            for value in inside if never else (*inside, *captured(graph)):
+            for value in (*(value for value, _ in constants(graph)), *touched):
                 site.pin_all(why, [self._operand(value)])
                 site.pin_lists(why, self.lists_of([value]))
 

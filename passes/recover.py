@@ -197,8 +197,8 @@ class _Walk:
         context, has_bias = self.context, layer.has_own_bias
         if not self.pruned.has(str(layer.input.name)):  # it is made of constants
             return None
-        recurrent = self._whole(layer) if layer.is_recurrent else None
-        aimed = wanted(layer, aim, self.original, self.pruned, context.history, recurrent)
+        whole = self._whole(layer) if layer.is_recurrent else None
+        aimed = wanted(layer, aim, self.original, self.pruned, context.history, whole)
         if aimed is None:
             return None
         rows = LayerRows(
@@ -209,15 +209,15 @@ class _Walk:
             seed=(context.seed, number),
             rows=self.options.rows,
             threads=context.threads,
+            again=aimed.rectified,
         )
         with one_blas_thread():
             train, held_out = rows.sums()
-            whole = train + held_out
-            if not (whole.rows and whole.is_finite):
+            if not (train.rows or held_out.rows) or not (train.is_finite and held_out.is_finite):
                 return None
             start = start_weights(layer)
             if not (train.rows and held_out.rows):  # too few rows for more than the bias
-                return self._compensated(layer, whole, start)
+                return self._compensated(layer, train + held_out, start)
             before = held_out.share(start)
             if before <= UNTOUCHED:
                 return None

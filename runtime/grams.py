@@ -66,7 +66,7 @@ class LayerRows:
     ``inputs`` and ``targets`` hold one array for every feed, with the shapes of the layer's input
     and output; what ``offsets`` hold, in the shape of the targets, is added to the layer's output
     before it is compared with them. ``rows`` are used in all (0: as many as the number of columns
-    asks for).
+    asks for). If their sums will be asked for ``again``, they are kept where they fit.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class LayerRows:
         seed: Sequence[int],
         rows: int = 0,
         threads: int = 0,
+        again: bool = False,
     ) -> None:
         self.layer, self.inputs, self.targets, self.offsets = layer, inputs, targets, offsets
         self.seed = seed
@@ -92,7 +93,7 @@ class LayerRows:
         self.few = sum(samples) < HELD_OUT
         self.firsts = np.cumsum([0, *(self.counts if self.few else samples)])
         wide = layer.groups * (layer.columns + 1) + (1 if offsets is None else 2) * layer.outputs
-        self.keep = 8 * sum(self.counts) * self.share * wide <= HELD
+        self.keep = again and 8 * sum(self.counts) * self.share * wide <= HELD
         self.parts = self._parts()
         self._kept: dict[range, list[_Chunk]] = {}
 
@@ -152,8 +153,8 @@ class LayerRows:
         sizes, picked = row_sizes(layer, target), np.arange(count)
         if self.share < 1.0:
             rng = np.random.default_rng([*self.seed, number])
-            wanted = math.ceil(count * self.share)
-            picked = np.sort(rng.choice(count, wanted, replace=False, shuffle=False))
+            some = math.ceil(count * self.share)
+            picked = np.sort(rng.choice(count, some, replace=False, shuffle=False))
         each = 1 if self.few else count // max(sizes[0], 1)
         held = (self.firsts[number] + picked // max(each, 1)) % HELD_OUT == HELD_OUT - 1
         x = Unfolded(layer, self.inputs[number], target)

@@ -36,6 +36,12 @@ _MOVES = {
 _MOST_ITERATIONS = 6
 _LENGTHS = {"GroupQueryAttention"}
 """Operators that take the number of tokens before the last one, and that of all tokens."""
+_POSITIONS = {
+    ("", "RotaryEmbedding"): (3, 1),
+    ("com.microsoft", "RotaryEmbedding"): (1, 2),
+    ("com.microsoft", "GroupQueryAttention"): (9, 7),
+}
+"""Operators that look positions up: the input that holds these, and that with the table."""
 SEQUENCE = 3
 """The length of random sequences."""
 _WORDS = ("a", "b", "pruning", "Zürich")
@@ -243,9 +249,7 @@ def _indexed(
         for number, table in ((0, 2), (1, 4), (8, 3)):
             if number < len(node.input):
                 yield from ((number, n) for n in size(table, 0))
-    elif op in ("RotaryEmbedding", "GroupQueryAttention"):
-        number, table = {"RotaryEmbedding": (3, 1), "GroupQueryAttention": (9, 7)}[op]
-        if op == "RotaryEmbedding" and node.domain == "com.microsoft":
-            number, table = 1, 2
+    elif (node.domain, op) in _POSITIONS:
+        number, table = _POSITIONS[node.domain, op]
         if number < len(node.input):
             yield from ((number, n) for n in size(table, 0))

@@ -106,14 +106,12 @@ def _padded(
         x, before = stuffed, [r - 1 - p for r, p in zip(reach, before, strict=True)]
         strides = (1,) * count
     needed = [s * (n - 1) + r for s, n, r in zip(strides, sizes, reach, strict=True)]
-    for axis, (pad, size) in enumerate(zip(before, needed, strict=True), start=2):
-        after = size - pad - x.shape[axis]
-        if pad < 0 or after < 0:
-            x = x.take(range(max(-pad, 0), x.shape[axis] + min(after, 0)), axis)
-        width = [(0, 0)] * x.ndim
-        width[axis] = (max(pad, 0), max(after, 0))
-        x = np.pad(x, width)
-    return x, strides, dilations
+    cuts, widths = [slice(None)] * 2, [(0, 0)] * 2
+    for pad, size, given in zip(before, needed, x.shape[2:], strict=True):
+        after = size - pad - given
+        cuts.append(slice(max(-pad, 0), max(given + min(after, 0), 0)))
+        widths.append((max(pad, 0), max(after, 0)))
+    return np.pad(x[tuple(cuts)], widths), strides, dilations
 
 
 def _pads_before(

@@ -103,7 +103,8 @@ def test_a_fifth_is_held_out_of_samples_or_of_rows(counts: list[int], held_out: 
     np.testing.assert_allclose((train + held).g[0, :4, :4], wide.T @ wide)
 
 
-def test_feeds_of_one_sample_are_summed_together() -> None:
+@pytest.mark.parametrize("again", [False, True])
+def test_feeds_of_one_sample_are_summed_together(again: bool) -> None:
     """The same sums as of all samples in one feed, with and without offsets and kept rows."""
     model = build("g (float[N, 35, 4] x) => (float[N, 35, 2] y) { y = MatMul(x, w) }", w=WEIGHT)
     rng = np.random.default_rng(0)
@@ -114,7 +115,7 @@ def test_feeds_of_one_sample_are_summed_together() -> None:
     for parts in (1, 100):
         inputs, offsets = (np.array_split(array, parts) for array in (x, offset))
         targets = [a @ WEIGHT for a in inputs]
-        rows = LayerRows(only(model), inputs, targets, offsets, seed=[0])
+        rows = LayerRows(only(model), inputs, targets, offsets, seed=[0], again=again)
         assert len(rows.parts) <= 2
         for sums in (rows.sums(), rows.sums(weights)):
             found += sums

@@ -393,7 +393,9 @@ def rule(
     """Registers the decorated function as the coupling rule of these operators."""
 
     def register(couple: Couple) -> Couple:
-        made = Rule(couple, restate, family, "secateur", all_outputs, exactness, enters)
+        made = Rule(
+            couple, restate, family, all_outputs=all_outputs, exactness=exactness, enters=enters
+        )
         RULES.update({(domain, op): made for op in ops})
         return couple
 
