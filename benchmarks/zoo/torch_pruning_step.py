@@ -89,19 +89,22 @@ def _module(spec: Spec) -> tuple[Any, Any]:
 
 
 def _count_export(spec: Spec, record: Record, module: Any, inputs: Any) -> None:
-    """MACs left by Secateur's count on a new export, which sees matrix products that modules
-    do not show. Where that is not possible, Torch-Pruning's own count stays."""
+    """MACs left by Secateur's count on a new export by either exporter, which sees matrix products
+    that modules do not show. Where that is not possible, Torch-Pruning's own count stays."""
     import torch
 
     path = spec.files / "torch-pruning.onnx"
     given = ((), inputs) if isinstance(inputs, dict) else (inputs, None)
-    try:
-        before = macs(spec.model, spec.dims | _dims(spec.model, inputs), whole=True)
-        with torch.no_grad():
-            torch.onnx.export(module, given[0], path, kwargs=given[1], dynamo=False)
-        record.values["left"]["macs"] = macs(path, {}, whole=True) / max(before, 1)
-    except Exception as error:  # whatever an exporter raises
-        record.add(note=f"own count: {type(error).__name__}: {error}"[:300])
+    for dynamo in (False, True):
+        try:
+            before = macs(spec.model, spec.dims | _dims(spec.model, inputs), whole=True)
+            with torch.no_grad():
+                torch.onnx.export(module, given[0], path, kwargs=given[1], dynamo=dynamo)
+            record.values["left"]["macs"] = macs(path, {}, whole=True) / max(before, 1)
+            return
+        except Exception as error:  # whatever an exporter raises
+            note = f"own count: {type(error).__name__}: {error}"[:300]
+    record.add(note=note)
 
 
 def _dims(path: Path, inputs: Any) -> dict[str, int]:
