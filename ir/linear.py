@@ -146,6 +146,12 @@ class LinearLayer:
             return np.concatenate([row.reshape(-1, half), bias[:, half:]], axis=1)
         return (row / self._factor("beta")).reshape(bias.shape)
 
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What the layer makes of its weight: equal for layers that make the same of it."""
+        factors = self._factor("alpha"), self._factor("beta")
+        return self.node.op_type, self.groups, self._is_transposed, *factors
+
     def _factor(self, name: str) -> float:
         attribute = self.node.attributes.get(name) if self.node.op_type == "Gemm" else None
         return 1.0 if attribute is None else attribute.as_float()
@@ -185,7 +191,7 @@ def _layer(node: oir.Node) -> LinearLayer | None:
     if bias is None and node.op_type in ("MatMul", *_CONVOLUTIONS):
         output, added = _added(output, (outputs, *(1 for _ in _shape(weight)[2:])))
         bias = _constant(added)
-    return LinearLayer(node, x, output, weight, bias, (_is_alone(right), _is_alone(added)))
+    return LinearLayer(node, x, output, weight, bias, (is_alone(right), is_alone(added)))
 
 
 def _bias_number(node: oir.Node) -> int:
@@ -261,7 +267,7 @@ def _constant(value: oir.Value | None) -> oir.Value | None:
     return stored if tensor is not None and tensor.dtype.is_integer() and constants else None
 
 
-def _is_alone(value: oir.Value | None) -> bool:
+def is_alone(value: oir.Value | None) -> bool:
     """Whether nobody else reads a value, or the constant that it comes from."""
     while value is not None:
         if len(value.uses()) != 1 or value.is_graph_output():

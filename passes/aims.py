@@ -76,13 +76,13 @@ def wanted(
     aim: Aim,
     original: Stepwise,
     pruned: Stepwise,
+    place: int,
     history: History,
     whole: tuple[Array, Array] | None,
 ) -> Wanted | None:
-    """What the layer should give. ``pruned`` stands before the layer. ``whole`` are the original's
-    weight and bias of a recurrent layer, whose products are nobody's output. None when the original
-    has no such values."""
-    place = pruned.position_of(str(layer.node.outputs[0].name))
+    """What the layer should give. ``pruned`` stands at ``place``, before the layer. ``whole`` are
+    the original's weight and bias of a recurrent layer, whose products are nobody's output. None
+    when the original has no such values."""
     if layer.is_recurrent:
         if whole is None or not original.has(aim.plain):
             return None

@@ -1,12 +1,12 @@
 """The criterion ``reconstruction``: what the model loses when a unit goes and the rest is refitted.
 
-Within a group, units go in the order in which their consumers miss them least (see `downdates`).
-The growth of the error in shares of the variance of the consumers' outputs is what a unit scores at
-its turn. But an error counts for more in one layer than in another. How much is measured: with a
-third of the group's units gone and its consumers refitted, the model's outputs are off by a share
-of their variance, and the group's scores are scaled so that those of this third add up to it (or
-those of two thirds, or all, if that cannot be seen). Scores are thus comparable between groups as
-they are.
+Within a group, units go in the order in which their consumers miss them least (see `downdates`);
+layers that share a weight are one consumer. The growth of the error in shares of the variance of
+the consumers' outputs is what a unit scores at its turn. But an error counts for more in one layer
+than in another. How much is measured: with a third of the group's units gone and its consumers
+refitted, the model's outputs are off by a share of their variance, and the group's scores are
+scaled so that those of this third add up to it (or those of two thirds, or all, if that cannot be
+seen). Scores are thus comparable between groups as they are.
 
 Units that some consumer contracts with more than constant weights, or that no linear layer reads,
 are measured without refitting: the third of them with the least energy (see the criterion
@@ -15,6 +15,7 @@ are measured without refitting: the third of them with the least energy (see the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ from .layers import Matrix, batches, start_weights, stored_weights
 from .scoring import Scores, Scoring, describe
 
 if TYPE_CHECKING:
+    from ..runtime.least_squares import Gram
     from ..runtime.session import Array, Feed
     from ..runtime.stepwise import Stepwise
 
@@ -47,6 +49,7 @@ NOISE, VISIBLE = 1e-9, 1e-6
 """Shares of a variance far below the one are rounding; the other can be measured."""
 
 Readers = dict[int, list[tuple[LinearLayer, Indices]]]
+_Tie = tuple[object, ...]
 
 
 @describe(needs_calibration=True, normalize="none")
@@ -69,26 +72,33 @@ def reconstruction(analysis: Analysis, scoring: Scoring) -> Scores:
             for group, pairs in _readers(analysis).items()
             if all(steps.has(str(layer.input.name)) for layer, _ in pairs)
         }
-        by_layer: dict[str, list[tuple[int, LinearLayer, Indices]]] = {}
+        layers = {_made(layer): layer for pairs in readers.values() for layer, _ in pairs}
+        uses = Counter(map(_tie, layers.values()))
+        columns: dict[_Tie, dict[int, Indices]] = {tie: {} for tie in uses}
         for group, pairs in readers.items():
-            for layer, columns in pairs:
-                by_layer.setdefault(_made(layer), []).append((group, layer, columns))
-        waiting: dict[int, list[Consumer]] = {group: [] for group in readers}
-        order = sorted(by_layer, key=steps.position_of)
-        for number, name in enumerate(order):
-            context.progress("score", number / len(order))
-            layer = by_layer[name][0][1]
+            for layer, places in pairs:
+                columns[_tie(layer)][group] = places
+        missing = Counter(group for own in columns.values() for group in own)
+        consumers: dict[int, list[Consumer]] = {group: [] for group in readers}
+        sums: dict[_Tie, Gram] = {}
+        for number, name in enumerate(sorted(layers, key=steps.position_of)):
+            context.progress("score", number / len(layers))
+            layer, tie = layers[name], _tie(layers[name])
+            rows = _rows(layer, steps, (context.seed, number), context.threads)
+            sums[tie] = sums[tie] + rows if tie in sums else rows
+            uses[tie] -= 1
+            if uses[tie]:
+                continue
             weights = start_weights(layer)
-            inverse, variance = _inverse(
-                layer, weights, steps, (context.seed, number), context.threads
-            )
+            inverse, variance = _inverse(layer, weights, sums.pop(tie))
             scale = 1.0 / max(variance, 1e-30)
-            for group, _, columns in by_layer[name]:
-                own = inverse.copy() if len(by_layer[name]) > 1 else inverse
-                waiting[group].append(Consumer(layer, columns, own, weights.copy(), scale))
-                if len(waiting[group]) == len(readers[group]):
+            for group, places in columns[tie].items():
+                own = inverse.copy() if len(columns[tie]) > 1 else inverse
+                consumers[group].append(Consumer(layer, places, own, weights.copy(), scale))
+                missing[group] -= 1
+                if not missing[group]:
                     units = analysis.groups[group].units
-                    scores[units] = _refitted(waiting.pop(group), len(units), measure)
+                    scores[units] = _refitted(consumers.pop(group), len(units), measure)
         _unfitted(analysis, readers, scores, scoring, measure)
     return scores
 
@@ -137,10 +147,13 @@ def _made(layer: LinearLayer) -> str:
     return str(layer.node.outputs[0].name)
 
 
-def _inverse(
-    layer: LinearLayer, weights: Matrix, steps: Stepwise, seed: Sequence[int], threads: int
-) -> tuple[Matrix, float]:
-    """The inverse of the layer's Gram matrix per row, and the variance of its output's rows."""
+def _tie(layer: LinearLayer) -> _Tie:
+    """Equal for layers that read one weight and bias in the same way, and are refitted as one."""
+    return layer.node.inputs[1], layer.bias, layer.form
+
+
+def _rows(layer: LinearLayer, steps: Stepwise, seed: Sequence[int], threads: int) -> Gram:
+    """The sums over the rows that the layer is given."""
     from ..runtime.grams import LayerRows
 
     steps.run_to(steps.position_of(_made(layer)))
@@ -150,7 +163,11 @@ def _inverse(
     else:
         outputs = steps.get(_made(layer))
     train, held_out = LayerRows(layer, inputs, outputs, seed=seed, threads=threads).sums()
-    whole = train + held_out
+    return train + held_out
+
+
+def _inverse(layer: LinearLayer, weights: Matrix, whole: Gram) -> tuple[Matrix, float]:
+    """The inverse of the layer's Gram matrix per row, and the variance of its output's rows."""
     whole.c = whole.g @ weights
     whole.t = np.einsum("gkm,gkm->gm", weights, whole.c)
     if not whole.is_finite:

@@ -82,7 +82,7 @@ class LayerRows:
         again: bool = False,
     ) -> None:
         self.layer, self.inputs, self.targets, self.offsets = layer, inputs, targets, offsets
-        self.seed = seed
+        self.seed, self.again = seed, again
         workers, sums = threads or os.cpu_count() or 1, self._empty()
         self.workers = max(1, min(workers, MEMORY // (2 * (sums.g.nbytes + sums.c.nbytes))))
         self.chunk = max(1, CHUNK // (layer.groups * (layer.columns + 1)))

@@ -93,10 +93,11 @@ def test_the_weights_that_are_left_are_refitted() -> None:
     assert not made.weights[0][gone].any()
 
 
-def scores(model: Any, data: Array, **options: Any) -> tuple[Analysis, Array]:
+def scores(model: Any, data: Array, z: Array | None = None) -> tuple[Analysis, Array]:
     analysis = secateur.analyze(model)
-    context = PassContext(calibration={"x": data}, threads=1)
-    return analysis, score_units(analysis, "reconstruction", Scoring(context), **options)
+    given = {"x": data} if z is None else {"x": data, "z": z}
+    context = PassContext(calibration=given, threads=1)
+    return analysis, score_units(analysis, "reconstruction", Scoring(context))
 
 
 def test_a_copy_costs_nothing() -> None:
@@ -160,6 +161,28 @@ def test_heads_that_no_linear_layer_reads_are_measured() -> None:
     energy = np.square(hidden[0]).mean(axis=0) * np.square(hidden[1]).mean(axis=0)
     assert energy[order[:4]].mean() < energy[order[-4:]].mean()
     assert analysis.unit_count == 12
+
+
+def test_layers_that_share_a_weight_are_one_consumer() -> None:
+    """Units cost what they cost in one layer that is given the rows of both."""
+    rng = np.random.default_rng(4)
+    sizes = {"w": (8, 12), "v": (12, 5)}
+    arrays: dict[str, Any] = {
+        name: rng.standard_normal(size).astype(np.float32) for name, size in sizes.items()
+    }
+    one = "{0} = MatMul({1}, w) {0}r = Relu({0}) {2} = MatMul({0}r, v)"
+    both = build(
+        f"g (float[N, 8] x, float[N, 8] z) => (float[N, 5] y, float[N, 5] u)"
+        f" {{ {one.format('a', 'x', 'y')} {one.format('b', 'z', 'u')} }}",
+        **arrays,
+    )
+    alone = build(
+        f"g (float[N, 8] x) => (float[N, 5] y) {{ {one.format('a', 'x', 'y')} }}", **arrays
+    )
+    x, z = rng.standard_normal((2, 64, 8)).astype(np.float32)
+    _, wanted = scores(alone, np.concatenate([x, z]))
+    _, found = scores(both, x, z)
+    np.testing.assert_allclose(found / found.sum(), wanted / wanted.sum(), rtol=1e-4)
 
 
 def test_it_keeps_more_than_norms_do() -> None:

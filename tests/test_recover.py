@@ -402,3 +402,45 @@ def test_a_layer_with_a_few_rows_gets_its_bias_alone() -> None:
     ]
     np.testing.assert_array_equal(stored[0]["w1"], stored[1]["w1"])
     assert not np.array_equal(stored[0]["w2"], stored[1]["w2"])
+
+
+PYRAMID = """g (float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y, float[N, 4, H, W] z) {{
+    a = Conv<pads = [1, 1, 1, 1]>(x, w0, b0)  c = Relu(a)
+    d = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(c)
+    e = Conv<pads = [1, 1, 1, 1]>(c, w1, b1)  f = Relu(e)
+    y = Conv(f, w2, b2)
+    h = Conv<pads = [1, 1, 1, 1]>({second}, w1, b1)  i = Relu(h)
+    z = Conv(i, w2, b2)
+}}"""
+"""A head that is used twice; what its second use reads is left open."""
+
+
+def pyramid(second: str) -> onnx.ModelProto:
+    shapes = {"w0": (12, 3, 3, 3), "w1": (12, 12, 3, 3), "w2": (4, 12, 1, 1)}
+    weights: dict[str, Any] = {n: correlated(s, k) for k, (n, s) in enumerate(shapes.items())}
+    rng = np.random.default_rng(5)
+    for k, size in enumerate((12, 12, 4)):
+        weights[f"b{k}"] = 0.1 * rng.standard_normal(size).astype(np.float32)
+    return build(PYRAMID.format(second=second), **weights)
+
+
+def test_layers_that_share_a_weight_are_fitted_together() -> None:
+    original = pyramid("d")
+    alone = pruned(original, "prune{ratio=0.4}", calibration={"x": samples()})
+    both = pruned(original, "prune{ratio=0.4},recover", calibration={"x": samples()})
+    details = both.results[-1].details
+    assert [fit.output for fit in details["fits"]] == ["e", "h", "y", "z"]
+    assert details["refitted"] == ["b1", "b2", "w1", "w2"]
+    x = samples(64, 1)
+    wanted, before, after = (
+        run(model, {"x": x}) for model in (original, to_proto(alone.model), to_proto(both.model))
+    )
+    for output in (0, 1):
+        errors = [np.square(found[output] - wanted[output]).mean() for found in (before, after)]
+        assert errors[1] < 0.35 * errors[0]
+
+
+def test_a_layer_that_reads_what_its_weight_made_stays() -> None:
+    """Both uses of ``w1`` cannot be fitted at once; those of ``w2`` after them can."""
+    found = pruned(pyramid("f"), "prune{ratio=0.4},recover", calibration={"x": samples()})
+    assert found.results[-1].details["refitted"] == ["b2", "w2"]

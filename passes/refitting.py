@@ -1,0 +1,227 @@
+"""The walk of ``recover`` through both models, from layer to layer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir as oir
+
+from ..ir.constants import constant_tensor, tensor_shape
+from ..ir.linear import LinearLayer, linear_layers
+from ..ir.refittable import refittable
+from .aims import aim_of, wanted
+from .kept import kept_coordinates
+from .layers import start_weights, stored_weights
+from .renormalise import normalisations, renormalised
+
+if TYPE_CHECKING:
+    from ..runtime.grams import LayerRows
+    from ..runtime.least_squares import Gram, Matrix
+    from ..runtime.session import Array, Feed
+    from .base import PassContext
+    from .recover import Recover
+
+RECTIFIED = 3
+"""How often targets below zero are asked anew."""
+UNTOUCHED = 1e-9
+"""A layer whose error is at most this share of its target's variance is left as it is."""
+
+Layers = tuple[LinearLayer, ...]
+"""Layers with one weight and one bias; mostly a single one."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What refitting the layer that makes ``output`` brought: the error on held-out rows in shares
+    of the targets' variance, before and after; the lambda that was chosen. Where there are too few
+    rows to hold some out, only the bias changes: the error on these rows, and infinity. Layers that
+    share their weight are one fit, and say the same."""
+
+    output: str
+    before: float
+    after: float
+    ridge: float
+
+
+@dataclass
+class Walk:
+    """Both models side by side, from stop to stop. ``found`` are the numbers that were fitted."""
+
+    options: Recover
+    model: oir.Model
+    context: PassContext
+    before: onnx.ModelProto
+    after: onnx.ModelProto
+    feeds: Sequence[Feed]
+    found: dict[str, Array] = field(default_factory=dict)
+    samples: int = 0
+
+    def run(self) -> list[Fit]:
+        """Refits all layers; the pruned model has run to its end then."""
+        from ..runtime.adjacent import stand_together
+        from ..runtime.deviation import compared
+        from ..runtime.stepwise import Stepwise, fitting
+
+        context, threads = self.context, self.context.threads
+        feeds = fitting([self.before, self.after], self.feeds, self.options.memory * 1e9, threads)
+        self.feeds, self.samples = feeds, _count(feeds)
+        layers = refittable(linear_layers(self.model.graph))
+        together = stand_together(self.after, [_makes(some) for some in layers])
+        layers = [some for some, possible in zip(layers, together, strict=True) if possible]
+        self.aims = {id(layer): aim_of(layer) for some in layers for layer in some}
+        nodes = normalisations(self.model)
+        needed = {str(node.inputs[0].name) for node in nodes if node.inputs[0] is not None}
+        for aim in self.aims.values():
+            needed |= aim.names
+        shown = compared(self.before)
+        self.original = Stepwise(self.before, feeds, keep={*needed, *shown}, threads=threads)
+        self.pruned = Stepwise(self.after, feeds, keep=shown, threads=threads)
+        self.shown = [name for name in shown if self.pruned.has(name)]
+        stops: list[tuple[int, Layers | oir.Node]] = [
+            (min(map(self.pruned.position_of, _makes(some))), some) for some in layers
+        ]
+        stops += [(self.pruned.position_of(str(node.outputs[0].name)), node) for node in nodes]
+        stops.sort(key=lambda pair: pair[0])
+        last: dict[str, int] = {}
+        for number, (_, stop) in enumerate(stops):
+            last.update(dict.fromkeys(self._names(stop), number))
+        fits = []
+        for number, (place, stop) in enumerate(stops):
+            context.progress("recover", number / len(stops))
+            self.pruned.run_to(place)
+            if isinstance(stop, tuple):
+                fits += self._fit(stop, place, number)
+            else:
+                self._set(renormalised(stop, self.original, self.pruned, context.history))
+            for name in self._names(stop):
+                if last[name] == number and name not in self.shown:
+                    self.original.drop(name)
+        return fits
+
+    def drifts(self) -> tuple[float, float]:
+        """How far the outputs are from the original's, before and after."""
+        from ..runtime.deviation import deviation, showing
+        from ..runtime.runnable import run_feeds
+
+        wanted = {name: self.original.get(name) for name in self.shown}
+        unfitted = showing(self.after, self.shown)
+        old = list(run_feeds(unfitted, self.feeds, threads=self.context.threads))
+        before = {name: [found[name] for found in old] for name in self.shown}
+        after = {name: self.pruned.get(name) for name in self.shown}
+        return deviation(wanted, before), deviation(wanted, after)
+
+    def _names(self, stop: Layers | oir.Node) -> set[str]:
+        """The values of the original that a stop may need."""
+        if isinstance(stop, tuple):
+            return set[str]().union(*(self.aims[id(layer)].names for layer in stop))
+        return {str(stop.inputs[0].name)} if stop.inputs[0] is not None else set()
+
+    def _fit(self, layers: Layers, place: int, number: int) -> list[Fit]:
+        """Refits layers before which the pruned model stands."""
+        from ..runtime.grams import one_blas_thread
+
+        parts = []
+        for layer in layers:
+            rows = self._rows(layer, place, (self.context.seed, number))
+            if rows is None:
+                return []
+            parts.append(rows)
+        with one_blas_thread():
+            solved = _solved(parts, start_weights(layers[0]), layers[0].has_own_bias)
+        if solved is None:
+            return []
+        weights, *figures = solved
+        self._set(stored_weights(layers[0], weights))
+        return [Fit(str(layer.output.name), *figures) for layer in layers]
+
+    def _rows(self, layer: LinearLayer, place: int, seed: Sequence[int]) -> LayerRows | None:
+        """What the layer is given and what it should give."""
+        from ..runtime.grams import LayerRows
+
+        if not self.pruned.has(str(layer.input.name)):  # it is made of constants
+            return None
+        history = self.context.history
+        whole = self._whole(layer) if layer.is_recurrent else None
+        aim = self.aims[id(layer)]
+        aimed = wanted(layer, aim, self.original, self.pruned, place, history, whole)
+        if aimed is None:
+            return None
+        return LayerRows(
+            layer,
+            self.pruned.get(str(layer.input.name)),
+            aimed.targets,
+            aimed.offsets,
+            seed=seed,
+            rows=self.options.rows,
+            threads=self.context.threads,
+            again=aimed.rectified,
+        )
+
+    def _whole(self, layer: LinearLayer) -> tuple[Array, Array] | None:
+        """The original's weights and biases of a recurrent layer, for the gates that are left."""
+        assert self.context.original is not None
+        for other in linear_layers(self.context.original.graph):
+            if other.output.name == layer.output.name and other.is_recurrent:
+                matrix, tensor = start_weights(other)[0], constant_tensor(other.weight)
+                assert tensor is not None
+                directions, rows, _ = tensor_shape(tensor)
+                kept = kept_coordinates(self.context.history, str(other.weight.name), 1, rows)
+                columns = (np.arange(directions)[:, None] * rows + kept).ravel()
+                if len(columns) == layer.outputs:
+                    return matrix[:-1, columns], matrix[-1, columns]
+        return None
+
+    def _set(self, arrays: Mapping[str, Array]) -> None:
+        self.found |= arrays
+        for name, array in arrays.items():
+            self.pruned.set_weight(name, array)
+
+
+def _solved(
+    parts: Sequence[LayerRows], start: Matrix, has_bias: bool
+) -> tuple[Matrix, float, float, float] | None:
+    """New weights for all these rows, with the figures of a `Fit`; None where the old ones stay."""
+    from ..runtime.least_squares import fit
+
+    train, held_out = _sums(parts)
+    if not (train.rows or held_out.rows) or not (train.is_finite and held_out.is_finite):
+        return None
+    if not (train.rows and held_out.rows):  # too few rows for more than the bias
+        if not has_bias:
+            return None
+        whole = train + held_out
+        weights = whole.compensated(start)
+        return weights, whole.share(start), whole.share(weights), np.inf
+    before = held_out.share(start)
+    if before <= UNTOUCHED:
+        return None
+    weights, ridge, after = fit(train, held_out, start, bias=has_bias)
+    if any(rows.again for rows in parts):
+        for _ in range(RECTIFIED):
+            train, held_out = _sums(parts, weights)
+            strength = 1.0 if ridge == np.inf else ridge
+            weights = (train + held_out).solve(start, strength, has_bias)
+    elif ridge == np.inf:
+        return None
+    return weights, before, after, ridge
+
+
+def _sums(parts: Sequence[LayerRows], weights: Matrix | None = None) -> tuple[Gram, Gram]:
+    """The sums over all rows; with ``weights`` those that are rectified by them are asked anew."""
+    train, held_out = parts[0].sums(weights if parts[0].again else None)
+    for rows in parts[1:]:
+        more = rows.sums(weights if rows.again else None)
+        train, held_out = train + more[0], held_out + more[1]
+    return train, held_out
+
+
+def _makes(layers: Layers) -> Collection[str]:
+    return [str(layer.node.outputs[0].name) for layer in layers]
+
+
+def _count(feeds: Sequence[Feed]) -> int:
+    return sum(max((a.shape[0] for a in feed.values() if a.ndim), default=1) for feed in feeds)
