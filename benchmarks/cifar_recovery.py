@@ -44,11 +44,14 @@ def closed(
 
 
 def distilled(pruned: Path, original: Path, images: Array, minutes: float, threads: int) -> Any:
-    """The pruned model after so many minutes of the pass ``distill``, with flips and shifts."""
+    """The pruned model after so many minutes of the pass ``distill``, with flips and shifts, and
+    with normalisations in place of the folded ones for the time of the training."""
     from secateur.driver.api import run
     from secateur.passes.distill import Distill
 
-    learning = Distill(minutes=minutes, augment="flip-shift", original=str(original))
+    learning = Distill(
+        minutes=minutes, augment="flip-shift", batch_norm="insert", original=str(original)
+    )
     return run(pruned, [learning], calibration={"input": images}, threads=threads, bench=False)
 
 

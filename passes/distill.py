@@ -31,7 +31,7 @@ from .distill_targets import Target, blocking_node, inner_values, output_targets
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..runtime.session import Array
+    from ..runtime.session import Array, Feed
     from ..runtime.torch_executor import TorchExecutor
 
 MEASURED = 256
@@ -65,7 +65,7 @@ class Distill(Pass):
     values: tuple[str, ...] = ()
     hold_out: float = 0.1
     patience: int = 20
-    batch_norm: Literal["keep", "renew"] = "keep"
+    batch_norm: Literal["keep", "renew", "insert"] = "keep"
     augment: Literal["none", "flip", "flip-shift"] = "none"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint: str = ""
@@ -100,7 +100,7 @@ class Distill(Pass):
         with _threads(torch, context.threads):
             flat = flatten(model)
             weights = trainable(model, flat)
-            pair = _Pair(flat, flatten(original), weights, self)
+            pair = _Pair(flat, flatten(original), weights, self, self._batches(samples, train))
             feeds = samples.feeds(held[: max(1, MEASURED // samples.size)])
             before = drift(original, model, feeds, threads=context.threads)
             start = time.perf_counter()
@@ -168,6 +168,8 @@ class Distill(Pass):
         state = training.run()
         found = {**student.parameters, **student.buffers}
         arrays = {name: t.detach().cpu().contiguous().numpy() for name, t in found.items()}
+        for norm in pair.norms:
+            arrays |= norm.folded(arrays)
         return {
             "weights": arrays,
             "state": state,
@@ -199,6 +201,18 @@ class Distill(Pass):
         count = min(max(1, round(samples.count * self.hold_out)), samples.count - 1, most)
         return np.sort(order[count:]), np.sort(order[:count])
 
+    def _batches(self, samples: Samples, train: Items) -> Sequence[Feed]:
+        """The feeds that normalisations are made from.
+
+        Raises UsageError where batches are too small for that."""
+        if self.batch_norm != "insert":
+            return []
+        from .distill_norms import LEAST
+
+        if not samples.loose or self.batch_size < LEAST or len(train) < LEAST:
+            raise UsageError(f"batch-norm=insert needs batches of at least {LEAST} samples")
+        return samples.feeds(train[:MEASURED])
+
     def _read_labels(self, samples: Samples) -> Array | None:
         if not self.labels:
             return None
@@ -217,21 +231,33 @@ class _Pair:
     """Student and teacher as flat models, and what is compared."""
 
     def __init__(
-        self, student: oir.Model, teacher: oir.Model, weights: Trainable, options: Distill
+        self,
+        student: oir.Model,
+        teacher: oir.Model,
+        weights: Trainable,
+        options: Distill,
+        feeds: Sequence[Feed],
     ) -> None:
         from ..runtime.torch_ops import known_operators
         from ..runtime.torch_program import CONTROL, unsupported
+        from .distill_norms import Norm, insert_norms
 
         if not weights.weights:
             raise UsageError("the model has no weight that distill could train")
-        self.student, self.teacher, self.weights = student, teacher, weights
+        self.student, self.teacher = student, teacher
+        self.trained = list(weights.weights)
+        self.norms: list[Norm] = []
         self._device = choose_device(options.device)
-        self._renew = options.batch_norm == "renew"
+        self._renew = options.batch_norm != "keep"
         self._shared = value_names(student.graph) & value_names(teacher.graph)
         known = known_operators().keys() | {("", name) for name in CONTROL}
         if blocking := blocking_node(student.graph, known, weights.weights.keys()):
             raise unsupported(blocking)
         self.targets: list[Target] = output_targets(teacher, known, self._shared)
+        if options.batch_norm == "insert":
+            self.student = student.clone()
+            self.norms = insert_norms(self.student, self.trained, feeds, self._device)
+            self.trained += [name for norm in self.norms for name in norm.names[:2]]
 
     def executors(self, wanted: Sequence[str]) -> tuple[TorchExecutor, TorchExecutor]:
         """The student, whose weights can be trained, and the teacher."""
@@ -239,7 +265,7 @@ class _Pair:
 
         student = TorchExecutor(
             self.student,
-            trained=self.weights.weights.keys(),
+            trained=self.trained,
             wanted=wanted,
             device=self._device,
             renew=self._renew,
@@ -250,9 +276,7 @@ class _Pair:
         """The values inside that take part: those of equal shape in both models on a feed; unless
         they are named, up to `INSIDE` spread over the graph."""
         taken = {t.value for t in self.targets}
-        for names in inner_values(
-            self.student, self._shared, self.weights.weights.keys(), options.values
-        ):
+        for names in inner_values(self.student, self._shared, self.trained, options.values):
             student, teacher = self.executors(sorted(taken.union(names)))
             ours, theirs = (e(e.feed_tensors(feed)) for e in (student, teacher))
             equal = [

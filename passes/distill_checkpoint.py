@@ -33,9 +33,9 @@ class State:
     best: float = float("inf")
     start: float = float("inf")
     worse: int = 0
-    """Evaluations since the best."""
+    """Evaluations since the best, or since the rate was last lowered."""
     damping: float = 1.0
-    """What the learning rate is multiplied by, less than 1 after divergence."""
+    """What the learning rate is multiplied by, less than 1 where it was too high."""
     history: list[tuple[int, float]] = field(default_factory=list)
     """(step, held-out loss)."""
     arrays: dict[str, Array] = field(default_factory=dict)

@@ -4,9 +4,10 @@ The learning rate rises linearly over the first 3 % of the training and falls as
 its end (Loshchilov and Hutter 2017, "SGDR"). What part is over is counted in steps when the number
 of epochs is given, and in time otherwise. Every so often the loss on the held-out items is
 measured; the weights where it was lowest are the result, and the untrained ones compete. When it
-exceeds that of the untrained ones by more than a quarter, the rate is too high for them (weights
-that were refitted in closed form bear small ones only): training goes on from the best weights at
-a third of it. The first looks are early, so that little time is lost in finding that rate.
+exceeds that of the untrained ones by more than a quarter, or has not fallen for so many looks as
+``patience`` says, the rate is too high (weights that were refitted in closed form bear small ones
+only): training goes on from the best weights at a third of it, and ends when that has come to
+nothing, too. The first looks are early, so that little time is lost in finding that rate.
 
 Order of items and augmentation follow from the seed and the step alone, so that a resumed training
 goes on as if nothing had happened.
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 _WARM_UP = 0.03
 _DIVERGED, _DAMPED = 1.25, 3.0
+_LEAST = _DAMPED**-7
+"""Training ends when less of the rate would be left."""
 _EARLY = 20
 """Steps between two evaluations at the beginning."""
 _LONGEST = 200
@@ -138,7 +141,7 @@ class Training:
             self._restore(state)
         clock, spoken, written, cost = time.perf_counter(), 0.0, 0.0, 0.0
         before, last = state.seconds, state.history[-1][1]
-        while self._part(state) < 1 and state.worse < self.options.patience:
+        while self._part(state) < 1 and state.damping > _LEAST:
             loss = self._step(state)
             state.step += 1
             now = time.perf_counter()
@@ -231,7 +234,7 @@ class Training:
         return 0.5 * (1 + math.cos(math.pi * rest))
 
     def _look(self, state: State) -> float:
-        """Evaluates, keeps the best, returns to it after divergence."""
+        """Evaluates, keeps the best, returns to it where the rate is too high."""
         loss = self.evaluate()
         state.history.append((state.step, loss))
         if loss < state.best:
@@ -239,10 +242,11 @@ class Training:
             self._save(state, "best")
             return loss
         state.worse += 1
-        if loss > _DIVERGED * state.start:
+        if loss > _DIVERGED * state.start or state.worse >= self.options.patience:
             self._load(state, "best")
             self._optimizer = self._make_optimizer()
             state.damping /= _DAMPED
+            state.worse = 0
         return loss
 
     # -- weights and checkpoints ------------------------------------------------------------------

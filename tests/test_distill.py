@@ -320,6 +320,57 @@ def test_statistics_of_batch_norm_follow_the_data() -> None:
     assert result.statistics["drift"] < 0.1
 
 
+CONVOLUTIONS = """g (float[N,3,8,8] x) => (float[N,5] y, float[N,12,8,8] e) {
+    a = Conv<pads=[1,1,1,1]>(x, w0, b0) r = Relu(a) d = Conv<group=2>(r, w1, b1) t = Tanh(d)
+    e = Add(r, t) f = ConvTranspose(e, w2, b2) h = Relu(f) p = GlobalAveragePool(h)
+    q = Flatten(p) y = Gemm<transB=1>(q, w3, b3) }"""
+
+
+def convolutions() -> onnx.ModelProto:
+    """Convolutions of several kinds with biases, whose channels differ much in size."""
+    shapes = {"w0": (12, 3, 3, 3), "w1": (12, 6, 1, 1), "w2": (12, 8, 1, 1), "w3": (5, 8)}
+    weights: dict[str, Array] = {n: normal(*s, seed=k) for k, (n, s) in enumerate(shapes.items())}
+    weights["w0"] *= np.logspace(-1, 1, 12, dtype=np.float32).reshape(-1, 1, 1, 1)
+    weights |= {f"b{k}": normal(n, seed=9 + k) for k, n in enumerate((12, 12, 8, 5))}
+    return build(CONVOLUTIONS, 20, 10, "", **weights)
+
+
+def test_norms_for_the_time_of_the_training_change_nothing_by_themselves() -> None:
+    """Put in and folded again, they leave the weights but for rounding, and the graph as it is."""
+    from secateur.passes.distill_norms import insert_norms
+
+    model, x = convolutions(), normal(64, 3, 8, 8)
+    student = load_model(model)
+    weights = {str(v.name): t.numpy() for v, t in constants(student.graph)}
+    norms = insert_norms(student, weights.keys(), [{"x": x}], "cpu")
+    assert [norm.layer.node.op_type for norm in norms] == ["Conv", "Conv", "ConvTranspose"]
+    for wanted, found in zip(run(model, {"x": x}), run(to_proto(student), {"x": x}), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    arrays = {str(v.name): t.numpy() for v, t in constants(student.graph)}
+    for norm in norms:
+        for name, array in norm.folded(arrays).items():
+            np.testing.assert_allclose(array, weights[name], rtol=1e-5, atol=1e-6)
+
+
+def test_training_with_norms_in_place_of_folded_ones() -> None:
+    """What was trained with them is folded, so that the outputs come nearer in the same graph."""
+    model, x = convolutions(), normal(256, 3, 8, 8)
+    smaller = pruned(model, x, 0.3)
+    before = to_proto(smaller)
+    options = Distill(epochs=10, batch_size=32, batch_norm="insert")
+    after, result = distilled(model, smaller, x, options)
+    assert without_weights(after) == without_weights(before)
+    assert result.statistics["loss"] < 0.8 * result.statistics["loss-before"]
+    fresh = normal(64, 3, 8, 8, seed=5)
+    assert error(model, after, fresh) < 0.9 * error(model, before, fresh)
+
+
+def test_norms_need_batches() -> None:
+    model, x = convolutions(), normal(64, 3, 8, 8)
+    with pytest.raises(UsageError, match="batches of at least 8 samples"):
+        distilled(model, load_model(model), x, Distill(batch_norm="insert", batch_size=4))
+
+
 def test_labels(tmp_path: Path) -> None:
     """With labels that contradict the original, their classes become more likely."""
     model, x = mlp(), normal(400, 8)
