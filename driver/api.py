@@ -167,7 +167,7 @@ def bench(
 
     model = load_model(original)
     context = pass_context(model, dims, calibration, threads=threads, seed=seed)
-    binding = bind_dims(model, context.dims)[0]
+    binding = bind_dims(model, context.dims)
     with runnable(model, load_model(candidate)) as (reference, other):
         ours, theirs = (", ".join(i.name for i in fed_inputs(m)) for m in (reference, other))
         if ours != theirs:

@@ -192,8 +192,8 @@ def _prove(
     from ..ir.shapes import Skeleton, infer_bindings
     from ..runtime.observe import observer
 
-    bindings, observe = bind_dims(before, context.dims), observer(before, context.calibration)
-    facts = infer_bindings(Skeleton(before), bindings, observe)
+    binding, observe = bind_dims(before, context.dims), observer(before, context.calibration)
+    facts = infer_bindings(Skeleton(before), binding, observe)
     return prove(before, after, points, facts, context, **replay)
 
 

@@ -135,9 +135,8 @@ def analyze(
     if not model.graph.outputs:
         raise ModelError("the model has no outputs, so nothing in it can be proved")
     skeleton = Skeleton(model)
-    bindings = bind_dims(model, dims or {})
-    facts = infer_bindings(skeleton, bindings, observe)
-    builder = _Builder(skeleton.model, skeleton, facts, bindings)
+    facts = infer_bindings(skeleton, bind_dims(model, dims or {}), observe)
+    builder = _Builder(skeleton.model, skeleton, facts)
     analysis = builder.build(protect, prefer, interface)
     analysis.written = model if skeleton.model is not model else None
     form_units(analysis, weights_only)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import onnx_ir as oir
 
@@ -25,9 +25,8 @@ def symbolic_dims(model: oir.Model) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
-def bind_dims(model: oir.Model, dims: Mapping[str, int]) -> list[dict[str, int]]:
-    """Sizes of the symbolic dimensions, and then the same with sizes doubled: all of them, and
-    each alone (`shapes.infer_bindings` takes what the model can bear).
+def bind_dims(model: oir.Model, dims: Mapping[str, int]) -> dict[str, int]:
+    """Sizes of the symbolic dimensions.
 
     A dimension that is the first axis of some input defaults to 1 (a batch); every other one
     must be given in ``dims``. Raises UsageError for a missing, unknown or impossible size.
@@ -54,8 +53,44 @@ def bind_dims(model: oir.Model, dims: Mapping[str, int]) -> list[dict[str, int]]
         )
         options = " ".join(f"--dim {name}=SIZE" for name in missing)
         raise UsageError(f"symbolic dimensions without a size ({where}); pass {options}")
-    if not binding:
-        return [{}]
-    alone = [{**binding, name: 2 * size} for name, size in binding.items()]
-    doubled = {name: 2 * size for name, size in binding.items()}
-    return [binding, doubled, *(alone if len(alone) > 1 else [])]
+    return binding
+
+
+def moved_together(binding: Mapping[str, int]) -> list[dict[str, int]]:
+    """Other sizes of all dimensions, the best first: doubled; halved, for models that bear no
+    longer input (a position table ends, say); one less, where halves would not add up.
+
+    A size of 1 always doubles, and none shrinks to 1, which broadcasts.
+    """
+    ways: list[Callable[[int], int]] = [
+        lambda size: 2 * size,
+        lambda size: max(size // 2, 2),
+        lambda size: max(size - 1, 2),
+    ]
+    return _others(binding, ({name: way(size) for name, size in binding.items()} for way in ways))
+
+
+def moved_alone(binding: Mapping[str, int]) -> list[dict[str, int]]:
+    """Other sizes of one dimension at a time: each doubled, then halved."""
+    doubled_halved = moved_together(binding)[:2]
+    return _others(
+        binding,
+        ({**binding, name: other[name]} for name in binding for other in doubled_halved),
+    )
+
+
+def moved_but_one(binding: Mapping[str, int]) -> list[dict[str, int]]:
+    """Other sizes of all dimensions but one, of three or more."""
+    together = moved_together(binding) if len(binding) > 2 else []
+    return _others(
+        binding, ({**other, name: binding[name]} for other in together for name in binding)
+    )
+
+
+def _others(binding: Mapping[str, int], found: Iterable[dict[str, int]]) -> list[dict[str, int]]:
+    """Those that differ from the binding, each once."""
+    result: list[dict[str, int]] = []
+    for other in found:
+        if other != binding and other not in result:
+            result.append(other)
+    return result

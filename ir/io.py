@@ -30,6 +30,7 @@ from .external import (
     map_external,
 )
 from .files import write_files
+from .ordering import sort_nodes
 from .serialization import deserialize, serialize
 from .tensors import all_tensors, replace_tensors, replaced_tensors
 from .wire import model_chunks
@@ -41,6 +42,7 @@ def load_model(source: str | os.PathLike[str] | onnx.ModelProto | oir.Model) -> 
     """The model of a file or of a ModelProto (which is copied); an ``oir.Model`` comes back as is.
 
     External data stays in its file, memory mapped; then ``model.meta["external_data"]`` is true.
+    Nodes that stand before what they read are moved behind it.
 
     Raises:
         ModelError: the model cannot be read, is damaged, is of an unsupported version, refers to
@@ -58,6 +60,7 @@ def load_model(source: str | os.PathLike[str] | onnx.ModelProto | oir.Model) -> 
     with model_errors(where):
         check_model(proto)
         model = deserialize(proto)
+        sort_nodes(model)
         maps: dict[str, npt.NDArray[np.uint8]] = {}
         replace_tensors(model, functools.partial(_adopt, folder=folder, maps=maps))
         if any(isinstance(tensor, oir.ExternalTensor) for tensor in all_tensors(model)):

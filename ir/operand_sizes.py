@@ -60,9 +60,7 @@ def _differ(first: int | None, second: int | None, what: str) -> Iterator[Findin
         yield what, f"{first}, {second}"
 
 
-def _convolution(
-    data: int, weight: int, bias: int
-) -> Callable[[oir.Node, Shapes], Iterator[Finding]]:
+def _convolution(weight: int, bias: int) -> Callable[[oir.Node, Shapes], Iterator[Finding]]:
     def check(node: oir.Node, shapes: Shapes) -> Iterator[Finding]:
         w = shapes(_operand(node, weight))
         if w is None or len(w) < 2:
@@ -77,7 +75,7 @@ def _convolution(
         grouped = w[0]
         if group < 1 or (grouped is not None and grouped % group):
             yield "the weight's first axis is no multiple of group", f"{grouped}, {group}"
-        x, b, y = shapes(_operand(node, data)), shapes(_operand(node, bias)), _result(node, shapes)
+        x, b, y = shapes(_operand(node, 0)), shapes(_operand(node, bias)), _result(node, shapes)
         if x is not None and len(x) > 1:
             yield from _differ(x[1], inputs, "input channels differ from the weight's")
         if b is not None and len(b) == 1:
@@ -107,9 +105,9 @@ def _gemm(node: oir.Node, shapes: Shapes) -> Iterator[Finding]:
             yield from _differ(dim, result[1 - axis], "C does not broadcast to the product")
 
 
-def _matmul(first: int, second: int) -> Callable[[oir.Node, Shapes], Iterator[Finding]]:
+def _matmul(second: int) -> Callable[[oir.Node, Shapes], Iterator[Finding]]:
     def check(node: oir.Node, shapes: Shapes) -> Iterator[Finding]:
-        a, b = shapes(_operand(node, first)), shapes(_operand(node, second))
+        a, b = shapes(_operand(node, 0)), shapes(_operand(node, second))
         if a and b:
             yield from _differ(a[-1], b[-2] if len(b) > 1 else b[0], "inner dimensions differ")
 
@@ -216,15 +214,15 @@ def _concat(node: oir.Node, shapes: Shapes) -> Iterator[Finding]:
 
 
 _CHECKS: dict[str, Callable[[oir.Node, Shapes], Iterator[Finding]]] = {
-    "Conv": _convolution(0, 1, 2),
-    "ConvTranspose": _convolution(0, 1, 2),
-    "ConvInteger": _convolution(0, 1, -1),
-    "QLinearConv": _convolution(0, 3, 8),
-    "DeformConv": _convolution(0, 1, 3),
+    "Conv": _convolution(1, 2),
+    "ConvTranspose": _convolution(1, 2),
+    "ConvInteger": _convolution(1, -1),
+    "QLinearConv": _convolution(3, 8),
+    "DeformConv": _convolution(1, 3),
     "Gemm": _gemm,
-    "MatMul": _matmul(0, 1),
-    "MatMulInteger": _matmul(0, 1),
-    "QLinearMatMul": _matmul(0, 3),
+    "MatMul": _matmul(1),
+    "MatMulInteger": _matmul(1),
+    "QLinearMatMul": _matmul(3),
     "BatchNormalization": _per_channel(1, 2, 3, 4),
     "InstanceNormalization": _per_channel(1, 2),
     "LayerNormalization": _layer_normalization,

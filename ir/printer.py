@@ -24,12 +24,7 @@ def format_model(model: oir.Model) -> str:
     lines = [f"model ir_version={model.ir_version} opsets[{opsets}]"]
     for function in model.functions.values():
         lines += _function(function)
-    return "\n".join(lines) + "\n" + format_graph(model.graph)
-
-
-def format_graph(graph: oir.Graph, indent: int = 0) -> str:
-    """The graph as text, every line indented by ``indent`` spaces. Ends with a newline."""
-    return "".join(f"{' ' * indent}{line}\n" for line in _graph(graph))
+    return "\n".join([*lines, *_graph(model.graph)]) + "\n"
 
 
 def _function(function: oir.Function) -> Iterator[str]:

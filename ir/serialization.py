@@ -14,6 +14,7 @@ A proto that is read and written again is equal to the first up to these, which 
 - value infos that name no value of their graph are left out, and of several for one value all but
   the last; those of graph inputs and outputs repeat what ``input`` and ``output`` say; those of
   functions before IR version 10, which has no place for them, follow onnx-ir's convention;
+- nodes that stand before what they read come back behind it (`ordering`);
 - of equal quantization annotations, and of equal opset imports, one is kept.
 """
 

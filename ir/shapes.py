@@ -11,7 +11,7 @@ are followed by `control`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as oir
 
+from .bindings import moved_alone, moved_but_one, moved_together
 from .constants import constant_tensor, constants, tensor_shape
 from .control import all_protos, bodies, follow, skeleton_node
 from .errors import ModelError
@@ -71,37 +72,35 @@ class Facts:
 
 
 def infer_bindings(
-    skeleton: Skeleton, bindings: Sequence[Mapping[str, int]], observe: Observer | None = None
+    skeleton: Skeleton, binding: Mapping[str, int], observe: Observer | None = None
 ) -> list[Facts]:
-    """Facts under the first binding, and under a second that moves as many dimensions as the
-    model can bear: what `bindings.bind_dims` returned goes in.
+    """Facts under the binding that `bindings.bind_dims` returned, and under a second that moves as
+    many dimensions as the model can bear.
 
     A dimension that cannot take another size (a position table fixes it, say) counts as static.
     Several that only move together (past, new and all tokens) do so if at most one other is static.
     Sizes that control flow or the data leave open differ between the two as well.
     """
-    first = skeleton.infer(bindings[0], observe)
-    if len(bindings) > 1:
-        doubled, names = bindings[1], list(first.binding)
-        but_one = [{**doubled, name: first.binding[name]} for name in names if len(names) > 2]
-        for binding in (doubled, *but_one):
-            second = skeleton.infer(binding, observe, look=1)
-            if _bears(skeleton, first, second):
-                return [first, second]
-        moving = dict(first.binding)
-        for alone in bindings[2:]:
-            if _bears(skeleton, first, skeleton.infer(alone, observe, look=1)):
-                moving.update({k: v for k, v in alone.items() if v != first.binding[k]})
-        if moving != first.binding:
-            second = skeleton.infer(moving, observe, look=1)
-            if _bears(skeleton, first, second):
-                return [first, second]
-    if first.split:
-        second = skeleton.infer(bindings[0], observe, look=1)
-        if _bears(skeleton, first, second):
+    first = skeleton.infer(binding, observe)
+
+    def borne(other: Mapping[str, int]) -> Facts | None:
+        second = skeleton.infer(other, observe, look=1)
+        return second if _bears(skeleton, first, second) else None
+
+    for other in (*moved_together(binding), *moved_but_one(binding)):
+        if second := borne(other):
             return [first, second]
-        return [skeleton.infer(bindings[0], observe, look=None)]
-    return [first]
+    moving = dict(binding)
+    for alone in moved_alone(binding):
+        (name,) = (name for name in binding if alone[name] != binding[name])
+        if moving[name] == binding[name] and borne(alone):
+            moving[name] = alone[name]
+    if moving != binding and (second := borne(moving)):
+        return [first, second]
+    if not first.split:
+        return [first]
+    second = borne(binding)
+    return [first, second] if second else [skeleton.infer(binding, observe, look=None)]
 
 
 def _bears(skeleton: Skeleton, first: Facts, second: Facts) -> bool:

@@ -18,7 +18,6 @@ import onnx.defs
 import onnx_ir as oir
 
 from .constants import constant_tensor
-from .errors import ModelError
 from .external import inline_tensor, placeholder
 from .inference import infer_shapes
 from .operand_sizes import INTEGERS, Dims, Shapes, agree, check_sizes, dims_text, known_dims
@@ -41,14 +40,6 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f" ({self.detail})" if self.detail else "")
-
-
-def verify_model(model: oir.Model) -> None:
-    """Raises ModelError with the first problem of the model, and the number of the others."""
-    problems = find_problems(model)
-    if problems:
-        more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise ModelError(f"invalid model: {problems[0]}{more}")
 
 
 def find_problems(model: oir.Model) -> list[Problem]:

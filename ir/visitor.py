@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as oir
 
+from .bindings import moved_alone, moved_together
 from .columns import Column, columns
 from .constants import constant_tensor, constants
 from .coupling import Coupling
@@ -26,16 +27,10 @@ RULE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, Typ
 class Visitor:
     """Fills the axis table and applies the rules, node by node (`visit`).
 
-    ``facts`` hold under bindings that the model bears; ``bindings`` are all that were tried.
+    ``facts`` hold under bindings that the model bears.
     """
 
-    def __init__(
-        self,
-        model: oir.Model,
-        skeleton: Skeleton,
-        facts: list[Facts],
-        bindings: Sequence[Mapping[str, int]] = (),
-    ) -> None:
+    def __init__(self, model: oir.Model, skeleton: Skeleton, facts: list[Facts]) -> None:
         self.model = model
         self.facts = facts
         self.coupling = Coupling()
@@ -49,7 +44,6 @@ class Visitor:
         self.skeleton = skeleton
         self.sites: list[Site] = []
         self.branches = Branches(skeleton, facts)
-        self._bindings = bindings
         self._shared: dict[str, bool] = {}
         self.hidden = frozenset(self.branches.hidden(model.graph))
 
@@ -231,7 +225,9 @@ class Visitor:
     def _elsewhere(self) -> Branches:
         """Which branches run at other sizes too, those included that the model does not bear as a
         whole: where an If gives another rank, say."""
-        others = (self.skeleton.infer(binding, look=1) for binding in self._bindings[1:])
+        binding = self.facts[0].binding
+        sizes = (*moved_together(binding), *moved_alone(binding))
+        others = (self.skeleton.infer(other, look=1) for other in sizes)
         return Branches(self.skeleton, [self.facts[0], *others])
 
     def _pin_hidden(self, site: Site, live: Mapping[str, oir.Graph]) -> None:

@@ -137,7 +137,7 @@ def _similarities(model: oir.Model, branches: Sequence[Branch], context: PassCon
     total, count = np.zeros(len(branches)), 0
     assert context.calibration is not None
     with runnable(model) as (proto,):
-        binding = bind_dims(model, context.dims)[0]
+        binding = bind_dims(model, context.dims)
         feeds = list(calibration_feeds(dict(context.calibration), proto, binding, SAMPLES))
         present = {value.name for value in (*proto.graph.output, *proto.graph.input)}
         extra = [onnx.ValueInfoProto(name=name) for name in names if name not in present]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import onnx_ir as oir
 
-from ..ir.bindings import bind_dims
+from ..ir.bindings import moved_alone, moved_but_one, moved_together
 from ..ir.flatten import flatten
 from ..ir.masks import Compaction, Mask
 from ..ir.shapes import Facts
@@ -84,7 +84,7 @@ def prove(
             removed=removed,
             **dict(zip(others, rest, strict=True)),
             bindings=[b for k, b in enumerate(bindings) if b not in bindings[:k]],
-            spare=spare_bindings(original, facts),
+            spare=spare_bindings(facts),
             seeds=tuple(range(context.seed, context.seed + SEEDS)),
             calibration=context.calibration,
             threads=context.threads,
@@ -93,10 +93,14 @@ def prove(
         )
 
 
-def spare_bindings(model: oir.Model, facts: Sequence[Facts]) -> list[dict[str, int]]:
-    """Other second sizes, one dimension at a time, in case the model does not run at all of
-    them together."""
-    return bind_dims(model, facts[0].binding)[2:] if len(facts) > 1 else []
+def spare_bindings(facts: Sequence[Facts]) -> list[dict[str, int]]:
+    """Other second sizes, in case the model does not run at those of ``facts``: of all dimensions,
+    of all but one, and of one at a time."""
+    if len(facts) == 1:
+        return []
+    binding = facts[0].binding
+    found = [*moved_together(binding), *moved_but_one(binding), *moved_alone(binding)]
+    return [other for other in found if other != facts[1].binding]
 
 
 def facts_types(facts: Sequence[Facts]) -> dict[str, tuple[int, tuple[int | str | None, ...]]]:

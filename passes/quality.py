@@ -62,7 +62,7 @@ class Judge:
         self.notes: tuple[str, ...] = ()
         if context.calibration is None and metric != "cosine":
             raise UsageError(f"metric '{metric}' needs data to judge on: give --calibration FILE")
-        binding = bind_dims(original, context.dims)[0]
+        binding = bind_dims(original, context.dims)
         with runnable(original) as (model,):
             if context.calibration is None:
                 self._feeds = [

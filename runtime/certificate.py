@@ -113,27 +113,21 @@ def certify(
     raised when a model cannot run at all, and names the remedy.
     """
     bound = [dict(entry) for entry in bindings] or [{}]
-    batches = [_random_batch(original, binding, seeds) for binding in bound]
     real: list[LabelledFeed] = []
     if calibration is not None:
         samples = calibration_feeds(calibration, original, bound[0], CALIBRATION_SAMPLES)
         real = [(f"calibration {i}", feed) for i, feed in enumerate(samples)]
     masked = masked_model(original, masks, compactions, types)
 
-    feeds = [*(feed for batch in batches for feed in batch), *real]
+    feeds = [*_random_feeds(original, bound, seeds), *real]
     held, notes = bound, list[str]()
     try:
         result = compare_models(masked, pruned, feeds, threads=threads, progress=progress)
     except CertificateError:
-        asked = len(bound)
-        bound += [dict(entry) for entry in spare]
-        batches += [_random_batch(original, binding, seeds) for binding in bound[asked:]]
-        kept, notes = _runnable(original, bound, batches, bool(real), threads)
-        if set(range(asked)) <= set(kept):
+        held, notes = _runnable(original, bound, spare, seeds, bool(real), threads)
+        if held == bound:
             raise
-        kept = kept[:asked]
-        held = [bound[k] for k in kept]
-        feeds = [*(feed for k in kept for feed in batches[k]), *real]
+        feeds = [*_random_feeds(original, held, seeds), *real]
         result = compare_models(masked, pruned, feeds, threads=threads, progress=progress)
     result = result.joined(_compare_unrounded(masked, pruned, feeds, threads))
     result, choices = _settled(masked, pruned, feeds, result, threads)
@@ -253,12 +247,13 @@ def _some(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(every[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _random_batch(
-    original: onnx.ModelProto, binding: Mapping[str, int], seeds: Sequence[int]
+def _random_feeds(
+    original: onnx.ModelProto, bindings: Iterable[Mapping[str, int]], seeds: Sequence[int]
 ) -> list[LabelledFeed]:
-    sizes = _sizes(binding)
     return [
         (f"seed {seed}" + (f", {sizes}" if sizes else ""), random_feed(original, binding, seed))
+        for binding in bindings
+        for sizes in [_sizes(binding)]
         for seed in seeds
     ]
 
@@ -269,29 +264,34 @@ def _sizes(binding: Mapping[str, int]) -> str:
 
 def _runnable(
     original: onnx.ModelProto,
-    bindings: Sequence[Mapping[str, int]],
-    batches: Sequence[Sequence[LabelledFeed]],
+    bindings: Sequence[dict[str, int]],
+    spare: Sequence[Mapping[str, int]],
+    seeds: Sequence[int],
     calibrated: bool,
     threads: int,
-) -> tuple[list[int], list[str]]:
-    """The numbers of the bindings whose feeds the original itself can run, and notes."""
-    each = named("the original", runner, original, threads=threads, optimize=False)
-    held: list[int] = []
+) -> tuple[list[dict[str, int]], list[str]]:
+    """The bindings at which the original itself runs, as many of ``spare`` as there are others,
+    and notes on these."""
+    run = named("the original", runner, original, threads=threads, optimize=False)
+    held: list[dict[str, int]] = []
     notes: list[str] = []
-    for number, (binding, batch) in enumerate(zip(bindings, batches, strict=True)):
+    for number, binding in enumerate([*bindings, *spare]):
+        if len(held) == len(bindings):
+            break
         try:
-            for _, feed in batch:
-                each(feed)
+            for _, feed in _random_feeds(original, [binding], seeds):
+                run(feed)
         except CertificateError as error:
             if number == 0 and not calibrated:
                 raise CertificateError(
                     f"the original does not run on random inputs; give real ones with "
                     f"--calibration, or sizes with --dim ({error})"
                 ) from None
-            sizes = _sizes(binding) or "its sizes"
-            notes.append(f"the original does not run on random inputs at {sizes}")
+            if number < len(bindings):
+                sizes = _sizes(binding) or "its sizes"
+                notes.append(f"the original does not run on random inputs at {sizes}")
             continue
-        held.append(number)
+        held.append(dict(binding))
     return held, notes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
+from secateur.runtime.inputs import random_feed
 
 from .graphs import Array
 
@@ -93,6 +95,22 @@ def recurrent() -> onnx.ModelProto:
     )  # fmt: skip
 
 
+def branches() -> onnx.ModelProto:
+    """An If between products; its branches capture the first. The quantiser moves it in front."""
+    return _model(
+        """branches (float[N, 12] x, bool c) => (float[N, 8] y) {
+            h = MatMul(x, w1)  r = Relu(h)
+            z = If(c) <
+                then_branch = one () => (float[N, 16] a) { p = MatMul(r, w2)  a = Tanh(p) },
+                else_branch = two () => (float[N, 16] b) { q = MatMul(r, w3)  b = Sigmoid(q) }
+            >
+            y = MatMul(z, w4)
+        }""",
+        17,
+        {"w1": (12, 24), "w2": (24, 16), "w3": (24, 16), "w4": (16, 8)},
+    )
+
+
 def _dynamic(source: Callable[[], onnx.ModelProto], **options: Any) -> onnx.ModelProto:
     from onnxruntime.quantization import quantize_dynamic
 
@@ -132,12 +150,7 @@ class _Reader:
     """A few random batches."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        value = model.graph.input[0]
-        shape = [4, *(d.dim_value for d in value.type.tensor_type.shape.dim[1:])]
-        rng = np.random.default_rng(1)
-        self._batches: Iterator[dict[str, Array]] = iter(
-            [{value.name: rng.standard_normal(shape).astype(np.float32)} for _ in range(4)]
-        )
+        self._batches = iter([random_feed(model, {"N": 4}, seed) for seed in range(4)])
 
     def get_next(self) -> dict[str, Array] | None:
         return next(self._batches, None)
@@ -201,6 +214,10 @@ def _modes() -> dict[str, Callable[[], onnx.ModelProto]]:
         modes[f"embedding blocked 4 {zero}"] = partial(
             _blocked, embedding, "QOperator", 4, symmetric
         )
+    modes["branches dynamic tensor"] = partial(_dynamic, branches)
+    modes["branches QDQ QInt8 QInt8 tensor"] = partial(
+        _static, branches, "QDQ", "QInt8", "QInt8", False
+    )
     modes["embedding dynamic tensor"] = partial(_dynamic, embedding)
     for layout in ("tensor", "channel"):
         modes[f"recurrent dynamic {layout}"] = partial(

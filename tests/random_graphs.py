@@ -93,7 +93,8 @@ class Graph:
             self.nodes, "random", self.inputs, self.outputs, initializer=self.weights
         )
         opsets = [helper.make_opsetid("", self.opset)]
-        for domain in sorted({node.domain for node in self.nodes if node.domain}):
+        domains = {node.domain for node in self.nodes} | {"com.microsoft"}
+        for domain in sorted(domains - {""}):
             opsets.append(helper.make_opsetid(domain, 1))
         return helper.make_model(
             graph, opset_imports=opsets, functions=self.functions, ir_version=10

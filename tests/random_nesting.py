@@ -62,13 +62,13 @@ def loop(g: Graph, x: str, block: Block) -> str:
 
 
 def call(g: Graph, x: str, block: Block) -> str:
-    """The block as a local function that is given its weights."""
+    """The block as a local function that is given its weights, and inputs of the model."""
     operand = g.name()
     g.shapes[operand] = g.shapes[x]
     nodes, y = taken(g, block, operand)
-    weights = {tensor.name for tensor in g.weights}
-    used = sorted({name for node in nodes for name in node.input if name in weights})
-    imports = [helper.make_opsetid("", g.opset)]
+    around = {tensor.name for tensor in g.weights} | {value.name for value in g.inputs}
+    used = sorted({name for node in nodes for name in node.input if name in around})
+    imports = [helper.make_opsetid("", g.opset), helper.make_opsetid("com.microsoft", 1)]
     name = f"block{len(g.functions)}"
     g.functions.append(helper.make_function("m", name, [operand, *used], [y], nodes, imports))
     return g.add(name, [x, *used], g.shapes[y], domain="m")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from tests.random_graphs import Graph
 from tests.random_nesting import nested
@@ -225,6 +227,99 @@ def split_heads(g: Graph, x: str, steps: int, heads: int, each: int) -> str:
     return g.add("Transpose", [y], [heads, steps, each], perm=[0, 2, 1, 3])
 
 
+def attention_operator(g: Graph, x: str) -> str:
+    """Attention as one operator: ONNX's own, or one of ONNX Runtime's."""
+    kinds = [multi_head, grouped_queries, *([standard_attention] if g.opset >= 23 else [])]
+    y = g.d.pick(kinds)(g, x)
+    return g.add("Add", [x, linear(g, y, g.shapes[x][-1])], g.shapes[x])
+
+
+def standard_attention(g: Graph, x: str) -> str:
+    steps, _ = g.shapes[x]
+    groups, several, size, values = *_heads(g), 2 * g.d.number(1, 3), g.d.number(2, 4)
+    heads = groups * several
+    q = turned(g, linear(g, x, heads * size), heads, size)
+    k = turned(g, linear(g, x, groups * size), groups, size)
+    v = linear(g, x, groups * values)
+    stated = {"q_num_heads": heads, "kv_num_heads": groups}
+    shape = [steps, heads * values]
+    if apart := g.d.flag():
+        q, k = split_heads(g, q, steps, heads, size), split_heads(g, k, steps, groups, size)
+        v = split_heads(g, v, steps, groups, values)
+        stated, shape = {}, [heads, steps, values]
+    mask = [g.weight(*[[], [heads]][g.d.number(0, 1)], steps, steps)] if g.d.flag() else []
+    y = g.add("Attention", [q, k, v, *mask], shape, **stated, **_scores(g, "is_causal"))
+    if apart:
+        y = g.add("Transpose", [y], [steps, heads, values], perm=[0, 2, 1, 3])
+        y = g.add("Reshape", [y, g.sizes(0, 0, -1)], [steps, heads * values])
+    return y
+
+
+def multi_head(g: Graph, x: str) -> str:
+    steps, _ = g.shapes[x]
+    heads, size, values = g.d.number(2, 4), 2 * g.d.number(1, 3), g.d.number(2, 4)
+    q, k = (turned(g, linear(g, x, heads * size), heads, size) for _ in range(2))
+    v = linear(g, x, heads * values)
+    bias = g.weight(heads * (2 * size + values)) if g.d.flag() else ""
+    added = g.weight(1, g.d.pick([1, heads]), steps, steps) if g.d.flag() else ""
+    stated = {"num_heads": heads, **_scores(g, "unidirectional")}
+    inputs = [q, k, v, bias, "", added]
+    return runtime(g, "MultiHeadAttention", inputs, [steps, heads * values], **stated)
+
+
+def grouped_queries(g: Graph, x: str) -> str:
+    steps, _ = g.shapes[x]
+    groups, several = _heads(g)
+    heads, size, turns = groups * several, 16, g.d.flag()
+    batch = g.add("Slice", [g.add("Shape", [x], None), g.sizes(0), g.sizes(1)], None)
+    last = g.constant(np.array([steps - 1], np.int32))
+    ends = g.add("Expand", [last, batch], None)
+    total = g.constant(np.array(steps, np.int32))
+    parts = [linear(g, x, count * size) for count in (heads, groups, groups)]
+    if g.d.flag():
+        width = (heads + 2 * groups) * size
+        parts = [g.add("Concat", parts, [steps, width], axis=2), "", ""]
+    tables = [g.weight(steps + 2, size // 2) for _ in range(2 * turns)]
+    stated = {"num_heads": heads, "kv_num_heads": groups, "do_rotary": int(turns)}
+    inputs = [*parts, "", "", ends, total, *tables]
+    shape = [steps, heads * size]
+    return runtime(g, "GroupQueryAttention", inputs, shape, 3, **stated, **_scores(g))
+
+
+def turned(g: Graph, x: str, heads: int, size: int) -> str:
+    """The rotation of queries or keys by their positions, or nothing."""
+    kind = g.d.pick(["", "runtime", *(["standard"] if g.opset >= 23 else [])])
+    steps, pairs = g.shapes[x][0], g.d.pick([size // 2, 1])
+    tables = [g.weight(steps + 2, pairs) for _ in range(2)]
+    part = {} if 2 * pairs == size else {"rotary_embedding_dim": 2 * pairs}
+    stated = {"num_heads": heads, "interleaved": g.d.number(0, 1), **part}
+    if kind == "runtime":
+        return runtime(g, "RotaryEmbedding", [x, g.sizes(1), *tables], g.shapes[x], **stated)
+    if kind == "standard":
+        at = g.feed(f"p{g.name()}", ["N", steps], TensorProto.INT64)
+        return g.add("RotaryEmbedding", [x, *tables, at], g.shapes[x], **stated)
+    return x
+
+
+def runtime(
+    g: Graph, op: str, inputs: list[str], shape: Sequence[int], count: int = 1, **attributes: Any
+) -> str:
+    """The first of the outputs of one of ONNX Runtime's operators."""
+    names = g.several(op, inputs, count, domain="com.microsoft", **attributes)
+    g.shapes[names[0]] = tuple(shape)
+    return names[0]
+
+
+def _heads(g: Graph) -> tuple[int, int]:
+    """Heads of keys, and those of queries for each."""
+    return g.d.number(1, 3), g.d.number(1, 2)
+
+
+def _scores(g: Graph, causal: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {"scale": 0.3} if g.d.flag() else {}
+    return found | ({causal: g.d.number(0, 1)} if causal else {})
+
+
 def recurrent(g: Graph, x: str) -> str:
     steps, width = g.shapes[x]
     op, gates = g.d.pick([("LSTM", 4), ("GRU", 3), ("RNN", 1)])
@@ -258,7 +353,17 @@ def contracted(g: Graph, x: str) -> str:
 
 
 SEQUENCE: list[Callable[[Graph, str], str]] = [
-    *(mlp, mlp, layer_norm, glu, attention, attention, recurrent, convolved, contracted),
+    *(mlp, mlp, layer_norm, glu, attention, attention_operator, attention_operator, recurrent),
+    *(convolved, contracted),
+]
+
+KEEPING: list[Callable[[Graph, str], str]] = [
+    mlp,
+    layer_norm,
+    glu,
+    attention,
+    attention_operator,
+    convolved,
 ]
 
 
@@ -267,6 +372,15 @@ def sequence_network(g: Graph) -> None:
     g.shapes["x"] = (4, 6)
     x = linear(g, g.feed("x", ["N", 4, 6]), g.d.number(4, 9))
     for _ in range(g.d.number(1, 4)):
-        x = nested(g, x, g.d.pick(SEQUENCE), [mlp, layer_norm, glu, attention, convolved])
+        x = nested(g, x, g.d.pick(SEQUENCE), KEEPING)
     y = linear(g, x, 3)
     g.output(y, ["N", 4, 3])
+
+
+def attention_network(g: Graph) -> None:
+    """Attention as one operator on (N, 4, 6), once or twice, then a classifier on every step."""
+    g.shapes["x"] = (4, 6)
+    x = linear(g, g.feed("x", ["N", 4, 6]), g.d.number(4, 9))
+    for _ in range(g.d.number(1, 2)):
+        x = nested(g, x, attention_operator, [attention_operator])
+    g.output(linear(g, x, 3), ["N", 4, 3])

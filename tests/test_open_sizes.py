@@ -34,7 +34,7 @@ OPEN = {
 def test_only_axes_that_the_data_tells_are_dynamic(name: str) -> None:
     """The outputs declare them with a name, and the others with their size."""
     model = parser.parse_model(HEADER + OPEN[name])
-    first, second = infer_bindings(Skeleton(oir.from_proto(model)), [{}])
+    first, second = infer_bindings(Skeleton(oir.from_proto(model)), {})
     for output in model.graph.output:
         dims = output.type.tensor_type.shape.dim
         shapes = [facts.types[output.name][1] for facts in (first, second)]
@@ -49,7 +49,7 @@ def test_known_flags_leave_nothing_open() -> None:
         + """(float[4,3] x) => (float[4,2] y) <bool[3] f = {1, 0, 1}>
         { y = Compress<axis=1>(x, f) }"""
     )
-    (facts,) = infer_bindings(Skeleton(oir.from_proto(model)), [{}])
+    (facts,) = infer_bindings(Skeleton(oir.from_proto(model)), {})
     assert facts.types["y"][1] == (4, 2)
 
 

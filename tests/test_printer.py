@@ -10,7 +10,7 @@ import onnx.parser
 import onnx_ir as oir
 
 from secateur.ir.io import load_model, to_proto
-from secateur.ir.printer import format_graph, format_model
+from secateur.ir.printer import format_model
 
 SOURCE = """
 <ir_version: 10, opset_import: ["" : 20, "my.ops" : 3]>
@@ -91,12 +91,6 @@ def golden() -> str:
 
 def test_model_text() -> None:
     assert format_model(model()) == golden()
-
-
-def test_graph_text_is_indented() -> None:
-    text = golden()
-    wanted = text[text.index("graph net") :].splitlines()
-    assert format_graph(model().graph, 4).splitlines() == [f"    {line}" for line in wanted]
 
 
 def test_text_does_not_depend_on_the_stored_form() -> None:

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import secateur
-from secateur.ir.io import to_proto
+from secateur.ir.io import load_model, to_proto
 from secateur.ir.reference import reference_points
 from secateur.passes.proof import facts_types
 from secateur.runtime.compare import CAP, is_quantised, rounds
@@ -22,7 +22,15 @@ from secateur.runtime.unrounded import unrounded
 
 from .graph_builder import feeds
 from .pruning_checks import at_random, certified, prunable
-from .quantiser_models import MODES, convolutions, embedding, perceptron, quantised, recurrent
+from .quantiser_models import (
+    MODES,
+    branches,
+    convolutions,
+    embedding,
+    perceptron,
+    quantised,
+    recurrent,
+)
 
 INTEGERS = {
     getattr(TensorProto, name)
@@ -81,7 +89,7 @@ def test_every_mode_prunes_and_is_certified(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_the_same_channels_as_in_floats(mode: str) -> None:
     """What can go in the float model can go in the quantised one, in whole blocks at the least."""
-    sources = {f.__name__: f for f in (convolutions, perceptron, embedding, recurrent)}
+    sources = {f.__name__: f for f in (convolutions, perceptron, branches, embedding, recurrent)}
     source = sources[mode.split()[0]]()
     wanted = [g.units.size for g in prunable(secateur.analyze(source, dims=dims(source)))]
     found = [g.units.size for g in prunable(planned(mode).analysis)]
@@ -111,7 +119,7 @@ def test_a_unit_too_many_is_seen(mode: str, seed: int) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_is_rounded_and_the_function_is_close(mode: str) -> None:
     """Also behind the masks that the certificate puts in."""
-    model, plan = quantised(mode), planned(mode)
+    model, plan = to_proto(load_model(quantised(mode))), planned(mode)
     types = facts_types(plan.analysis.facts)
     masked = masked_model(model, *reference_points(plan.analysis, plan.removed), types=types)
     for given in (model, masked):

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 import secateur
 from secateur.ir.errors import CertificateError
 from secateur.ir.io import to_proto
+from secateur.ir.protos import model_nodes
 from tests import test_probing_generated as generated
 from tests import test_probing_quantised as quantised
 from tests.probed import written
 from tests.probing_draw import NIGHTLY, Case, Draw, Unavailable, draws
 from tests.pruning_checks import at_random, check_interface
 from tests.random_graphs import OPSETS, Graph, grafted
-from tests.random_networks import image_network, sequence_network
+from tests.random_networks import attention_network, image_network, sequence_network
 
 
 def pruned_at_random(model: onnx.ModelProto, d: Draw) -> bool:
@@ -108,6 +109,19 @@ def test_networks(network: Callable[[Graph], None]) -> None:
         return graph.model()
 
     check_all(50, make)
+
+
+def test_attention_operators() -> None:
+    """With heads, masks, rotations and layouts drawn, inside branches, loops and functions too."""
+    pruned, seen = 0, set[str]()
+    for d in draws("attention operators", 40):
+        graph = Graph(d, d.pick([OPSETS[0], 23, 24]), nests=True)
+        attention_network(graph)
+        model = graph.model()
+        seen.update(node.op_type for node in model_nodes(model))
+        pruned += pruned_at_random(model, d)
+    assert pruned >= NIGHTLY * 25
+    assert seen >= {"Attention", "MultiHeadAttention", "GroupQueryAttention", "RotaryEmbedding"}
 
 
 MAKERS: list[Callable[[Draw], Case]] = [

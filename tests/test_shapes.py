@@ -13,7 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import secateur
-from secateur.ir.bindings import bind_dims, symbolic_dims
+from secateur.ir.bindings import (
+    bind_dims,
+    moved_alone,
+    moved_but_one,
+    moved_together,
+    symbolic_dims,
+)
 from secateur.ir.errors import ModelError, UsageError
 from secateur.ir.shapes import SMALL, Skeleton, evaluate
 from secateur.runtime.observe import observer
@@ -85,15 +91,25 @@ def test_symbolic_dims_by_name_and_place() -> None:
 
 def test_bind_dims() -> None:
     model = with_inputs(x=["N", 3, "T"], z=[None, "N"])
-    assert bind_dims(model, {"T": 7}) == [
-        {"N": 1, "T": 7, "z.0": 1},
-        {"N": 2, "T": 14, "z.0": 2},
-        {"N": 2, "T": 7, "z.0": 1},
-        {"N": 1, "T": 14, "z.0": 1},
-        {"N": 1, "T": 7, "z.0": 2},
-    ]
-    assert bind_dims(model, {"T": 7, "N": 4, "z.0": 2})[1] == {"N": 8, "T": 14, "z.0": 4}
-    assert bind_dims(with_inputs(x=[1, 3]), {}) == [{}]
+    assert bind_dims(model, {"T": 7}) == {"N": 1, "T": 7, "z.0": 1}
+    assert bind_dims(model, {"T": 7, "N": 4, "z.0": 2}) == {"N": 4, "T": 7, "z.0": 2}
+    assert bind_dims(with_inputs(x=[1, 3]), {}) == {}
+
+
+def test_other_sizes() -> None:
+    """Longer, shorter, and shorter by one; a batch of 1 only grows."""
+    sizes = {"N": 1, "T": 7, "S": 2}
+    doubled, halved, less = moved_together(sizes)
+    assert doubled == {"N": 2, "T": 14, "S": 4}
+    assert halved == {"N": 2, "T": 3, "S": 2} and less == {"N": 2, "T": 6, "S": 2}
+    assert moved_but_one(sizes)[:3] == [{**doubled, name: sizes[name]} for name in sizes]
+    assert {**less, "N": 1} in moved_but_one(sizes) and sizes not in moved_but_one(sizes)
+    assert moved_but_one({"N": 1, "T": 7}) == []
+    assert moved_alone(sizes) == [
+        {**sizes, "N": 2}, {**sizes, "T": 14}, {**sizes, "T": 3}, {**sizes, "S": 4},
+    ]  # fmt: skip
+    assert moved_together({"N": 1}) == moved_alone({"N": 1}) == [{"N": 2}]
+    assert moved_together({}) == moved_alone({}) == moved_but_one({}) == []
 
 
 @pytest.mark.parametrize(
@@ -151,7 +167,7 @@ def test_types_and_values_are_those_of_a_run(name: str) -> None:
     given = {d: 2 + i for i, d in enumerate(INFO[name].dims)}
     skeleton = Skeleton(to_ir(model))
     known = 0
-    for binding in bind_dims(skeleton.model, given):
+    for binding in (given, *moved_together(given), *moved_alone(given)):
         facts, other = (skeleton.infer(binding, look=k) for k in (0, 1))
         opened = left_open(name, skeleton, binding)
         real = run_all(model, feeds(model, **binding))
@@ -224,7 +240,7 @@ def unknowable() -> onnx.ModelProto:
 def test_what_inference_cannot_find_is_declared_or_observed() -> None:
     proto = unknowable()
     model = to_ir(proto)
-    binding = bind_dims(model, {"N": 2})[0]
+    binding = bind_dims(model, {"N": 2})
     assert "flat" not in Skeleton(model).infer(binding).types
     asked: list[str] = []
 

@@ -12,6 +12,12 @@ import pytest
 from onnx import numpy_helper, parser
 
 import secateur
+from secateur.ir import shapes
+from secateur.ir.bindings import moved_together
+from secateur.ir.io import to_proto
+
+from .graphs import GRAPHS
+from .pruning_checks import SOME, at_random, dims
 
 
 def build(signature: str, body: str, **weights: tuple[int, ...] | list[int]) -> onnx.ModelProto:
@@ -65,6 +71,55 @@ def test_past_new_and_all_tokens_move_together_though_the_batch_does_not() -> No
     assert list(result.certificate.bindings) == [first, {"N": 3, "S": 4, "P": 8, "U": 12}]
 
 
+TABLE = """int64[1] zero = {0}, int64[1] one = {1}, int64 first = {0}, int64 step = {1},
+    int64 tokens = {1}"""
+SLICED = """s = Shape(ids) t = Gather(s, one) p = Slice(table, zero, t) e = Gather(words, ids)
+    h = Add(e, p) y = MatMul(h, w)"""
+LOOKED_UP = """s = Shape(ids) t = Gather(s, tokens) r = Range(first, t, step) p = Gather(table, r)
+    e = Gather(words, ids) h = Add(e, p) y = MatMul(h, w)"""
+
+
+@pytest.mark.parametrize("body", [SLICED, LOOKED_UP])
+@pytest.mark.parametrize(("size", "other"), [(12, 6), (3, 2), (5, 10)])
+def test_a_position_table_that_ends_with_the_sequence(body: str, size: int, other: int) -> None:
+    """Longer sequences do not run, shorter ones do: they are what is seen to move."""
+    model = build(
+        f"(int64[N,T] ids) => (float[N,T,4] y) <{TABLE}>", body,
+        table=(12 if size == 5 else size, 8), words=(20, 8), w=(8, 4),
+    )  # fmt: skip
+    result = secateur.prune(model, ratio=0.5, dims={"T": size}, bench=False)
+    assert result.certificate is not None and result.certificate.ok
+    assert list(result.certificate.bindings) == [{"N": 1, "T": size}, {"N": 2, "T": other}]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((4, 8, 12), (2, 4, 6)),
+        ((2, 10, 12), (2, 9, 11)),
+        ((1, 11, 12), (1, 5, 6)),
+        ((1, 10, 11), (1, 9, 10)),
+    ],
+)
+def test_a_cached_decoder_whose_cache_is_full(
+    first: tuple[int, ...], second: tuple[int, ...]
+) -> None:
+    """Past, new and all tokens (the mask's) add up at the other sizes, too."""
+    model = build(
+        "(float[N,S,8] x, float[N,P,8] past, float[N,1,U] mask) => (float[N,S,4] y)"
+        " <int64[1] zero = {0}, int64[1] one = {1}>",
+        """all = Concat<axis=1>(past, x) s = Shape(all) u = Gather(s, one)
+        p = Slice(table, zero, u) k0 = MatMul(all, wk) k = Add(k0, p) q = MatMul(x, wq)
+        t = Transpose<perm=[0,2,1]>(k) a = MatMul(q, t) m = Add(a, mask) b = Softmax(m)
+        c = MatMul(b, k) y = MatMul(c, wo)""",
+        table=(first[2], 12), wq=(8, 12), wk=(8, 12), wo=(12, 4),
+    )  # fmt: skip
+    sizes, other = (dict(zip("SPU", part, strict=True)) for part in (first, second))
+    result = secateur.prune(model, ratio=0.5, dims=sizes, bench=False)
+    assert result.certificate is not None and result.certificate.ok
+    assert list(result.certificate.bindings) == [{"N": 1, **sizes}, {"N": 2, **other}]
+
+
 @pytest.mark.parametrize("size", [4, 8])
 def test_a_flattening_that_means_something_else_at_another_size_is_pinned(size: int) -> None:
     columns = 8 * size * size
@@ -78,3 +133,16 @@ def test_a_flattening_that_means_something_else_at_another_size_is_pinned(size: 
     analysis = secateur.analyze(model, dims={"H": size, "W": size})
     reasons = {pin.reason for pin in analysis.coupling.pins}
     assert "reshaped differently when a dynamic size changes" in reasons
+
+
+@pytest.mark.parametrize("name", [*SOME])
+def test_shorter_sizes_show_what_longer_ones_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pruned model is the same, whichever other sizes were looked at."""
+    model, sizes = GRAPHS[name](), dims(name, 8)
+    longer = secateur.analyze(model, dims=sizes)
+    monkeypatch.setattr(shapes, "moved_together", lambda binding: moved_together(binding)[1:])
+    shorter = secateur.analyze(model, dims=sizes)
+    assert all(longer.facts[1].binding[d] > 8 > shorter.facts[1].binding[d] for d in sizes)
+    removed = at_random(longer, 0.5, 0)
+    one, other = (secateur.rewrite(secateur.Plan(a, removed)).model for a in (longer, shorter))
+    assert to_proto(one) == to_proto(other)

@@ -15,14 +15,18 @@ from secateur.ir.rules import RULES
 
 PAGE = Path(__file__).parent.parent / "docs" / "operators.md"
 COMMAND = "python -m tools.operators"
-STANDARD = ("", "ai.onnx.ml")
+STANDARD = sorted(
+    {s.domain for s in onnx.defs.get_all_schemas() if f"{s.domain}.".startswith((".", "ai.onnx."))}
+)
+"""The domains of the installed standard, previews among them."""
 OLDEST = 7
 """The oldest opset that can be certified."""
 
 _HEAD = f"""# Operators
 
-What Secateur knows about every operator of the ONNX standard, and of ONNX Runtime's domain. This
-page is written by `{COMMAND}` from the registry of coupling rules, and the tests hold it to that.
+What Secateur knows about every operator of the ONNX standard, previews included, and of ONNX
+Runtime's domain. This page is written by `{COMMAND}` from the registry of coupling
+rules, and the tests hold it to that.
 
 - **rule**: the family of the coupling rule. Without a rule, everything that the operator touches
   stays, and a warning says so. Nothing else is affected.
@@ -53,7 +57,8 @@ def page(probed: Collection[tuple[str, str]]) -> str:
 def _count(domain: str) -> str:
     names = versions(domain)
     without = [name for name in names if (domain, name) not in RULES]
-    text = f"{len(names)} operators (ONNX {onnx.__version__}), {len(names) - len(without)} with"
+    title = "1 operator" if len(names) == 1 else f"{len(names)} operators"
+    text = f"{title} (ONNX {onnx.__version__}), {len(names) - len(without)} with"
     return text + f" a rule, {len(without)} without."
 
 

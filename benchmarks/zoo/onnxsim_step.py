@@ -90,7 +90,7 @@ def same_interface(original: Path, pruned: Path, dims: dict[str, int]) -> bool:
     from secateur.runtime.inputs import random_feed
 
     model = onnx.load(original, load_external_data=False)
-    feed = random_feed(model, bind_dims(load_model(original), dims)[0], 0)
+    feed = random_feed(model, bind_dims(load_model(original), dims), 0)
     shapes = []
     for path in (original, pruned):
         options = ort.SessionOptions()

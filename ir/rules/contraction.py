@@ -50,16 +50,17 @@ def product(
 @rule("Gemm", family="contraction")
 def gemm(site: Site) -> None:
     """alpha * A' B' + beta * C, with A' and B' optionally transposed and C broadcast."""
-    transposed_product(site, 0, 1, 2)
+    transposed_product(site, 1, 2)
 
 
-def transposed_product(site: Site, left: int, right: int, added: int) -> None:
-    """A Gemm of three inputs, given by number; the attributes say what is transposed."""
-    a, b, y = site.inputs[left], site.inputs[right], site.y
-    assert a is not None and b is not None
+def transposed_product(site: Site, right: int, added: int) -> None:
+    """A Gemm of the first input and two more, given by number; the attributes say what is
+    transposed."""
+    a, b, y = site.x, site.inputs[right], site.y
+    assert b is not None
     trans_a, trans_b = site.integer("transA", 0) != 0, site.integer("transB", 0) != 0
     k_a, k_b = (0 if trans_a else 1), (1 if trans_b else 0)
-    site.contract((left, k_a), (right, k_b))
+    site.contract((0, k_a), (right, k_b))
     site.produce(a.axis(1 - k_a), y.axis(0))
     site.produce(b.axis(1 - k_b), y.axis(1))
     bias: Operand | None = site.input(added)

@@ -88,7 +88,7 @@ def _order(site: Site, number: int, name: str) -> list[int]:
 @rule("FusedGemm", domain=MICROSOFT, family="contraction")
 def fused_gemm(site: Site) -> None:
     """A Gemm and an activation."""
-    transposed_product(site, 0, 1, 2)
+    transposed_product(site, 1, 2)
 
 
 @rule("GemmFastGelu", domain=MICROSOFT, family="contraction")

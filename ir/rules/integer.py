@@ -62,7 +62,7 @@ def dynamic_quantize_matmul(site: Site) -> None:
 @rule("QGemm", family="quantisation", domain=MICROSOFT)
 def qgemm(site: Site) -> None:
     """As Gemm on A, B (each with scale and zero point) and C; scale and zero point of Y."""
-    transposed_product(site, 0, 3, 6)
+    transposed_product(site, 3, 6)
     site.quantised(0, 3, 6)
     whole_tensor(site, *(site.input(k) for k in (1, 2, 7, 8)))
     _along(site, 3, [4, 5], 0 if site.integer("transB", 0) else 1)
