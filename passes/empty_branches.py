@@ -18,7 +18,7 @@ from ..ir.rules.base import Site
 from ..ir.rules.elementwise import NARY, UNARY
 from .eliminate_dead import detach, remove_initializers
 from .fold_constants import store_constant
-from .redundant_units import Redundant
+from .redundant_units import Redundant, in_main_graph
 
 _PASSING = frozenset(
     (
@@ -62,7 +62,7 @@ def _passes(analysis: Analysis, site: Site) -> bool:
     return (
         not node.domain
         and node.op_type in _PASSING
-        and node.graph is analysis.model.graph
+        and in_main_graph(analysis, site)
         and site.integer("group", 1) == 1
     )
 

@@ -28,6 +28,7 @@ from ..ir.bounds.base import Floats, Numbers, mix, unit_of
 from ..ir.bounds.contraction import matrices, sees_padding
 from ..ir.constants import is_float
 from ..ir.coupling import Flags, Indices
+from ..ir.inlining import CALL
 from ..ir.naming import output_name
 from ..ir.rules.base import Operand, Sink, Site
 
@@ -228,7 +229,7 @@ class Finder:
         return Change(consumer, added, weight, moved, dtype)
 
     def _consumer(self, site: Site, sink: Sink) -> Consumer | None:
-        """The consumer that a sink is; None if it is none, or in a subgraph or a function."""
+        """The consumer that a sink is; None if it is none."""
         node = site.node
         if node.domain or len(site.inputs) < 2 or sink.input > 1:
             return None
@@ -264,7 +265,7 @@ class Finder:
         """Whether a constant at this sink can be moved to a bias."""
         site = consumer.site
         node, bias = site.node, site.input(2)
-        if node.graph is not self.analysis.model.graph or consumer.name not in self._main:
+        if not in_main_graph(self.analysis, site):
             return False
         if unit_of(self.dtype(site.y)) is None:
             return False
@@ -287,18 +288,18 @@ class Finder:
             and len(value.uses()) == 1
             and not value.is_graph_output()
             and unit_of(self.dtype(consumer.operand)) is not None
-            and consumer.site.node.graph is self.analysis.model.graph
-            and consumer.name in self._main
+            and in_main_graph(self.analysis, consumer.site)
         )
 
     def dtype(self, operand: Operand) -> oir.DataType:
         """The element type of a value."""
         return oir.DataType(self.analysis.facts[0].types[operand.name][0])
 
-    @cached_property
-    def _main(self) -> frozenset[str]:
-        """The names of the nodes in the main graph of the model as it was written."""
-        return frozenset(output_name(node) for node in self.analysis.source.graph)
+
+def in_main_graph(analysis: Analysis, site: Site) -> bool:
+    """Whether the node stands in the main graph of the model as it was written, where it can be
+    changed: not in a subgraph, nor in the body of a call, which may come back."""
+    return site.node.graph is analysis.model.graph and CALL not in site.node.meta
 
 
 def _sign(signature: Numbers, seen: _Seen, sites: int) -> None:

@@ -19,6 +19,16 @@ verdict stricter. Noise lets ill-conditioned models pass, and ``cap`` limits it:
 more where the model computes in 16 bits; see `CAP`. Noise of up to 4 units in the last place of 1
 counts whatever the scale: Sigmoid and Softmax round near 1 on their way to a tiny value.
 
+On one feed rounding may happen to move nothing, all the more where an output has few elements, so
+what it does to the same output on other feeds counts as well. With the noise e_j on feed j, where
+the scale is s_j, that of feed i is
+
+    max(e_i, min(max_j e_j, max(s_i * max_j(e_j / s_j), 4 units in the last place of 1))).
+
+Neither the noise of a large result nor that of one that cancels so widens what others may differ
+by: it has to be noise both in the output's unit and relative to its scale, or be that of numbers
+near 1.
+
 A quantised model rounds to steps, and the slightest difference flips some of them. It is perturbed
 by 2^-10 instead (a quarter of an 8-bit step of the largest value), so that the measured noise
 contains flips; the cap is 0.1, and the mean error may be at most a fifth of the tolerance.
@@ -39,7 +49,7 @@ from onnx import TensorProto
 
 from ..ir.errors import CertificateError
 from ..ir.protos import model_bodies, model_nodes
-from .elements import differences, epsilon, finite, is_float, same, wide
+from .elements import Bools, differences, epsilon, finite, is_float, same, wide
 from .runnable import Runner, run_feeds, runner
 from .session import Array, Feed
 
@@ -60,7 +70,8 @@ class Run:
     """One output of one feed at one optimisation level (``"off"`` or ``"on"``).
 
     ``error``: max|a - b|; ``scale``: max|a|; ``relative``: error / scale; ``noise``: the same
-    ratio for the reference against itself; all in the output's own unit or without one.
+    ratio for the reference against itself, on this feed or others; all in the output's own unit or
+    without one.
     """
 
     label: str
@@ -112,7 +123,7 @@ class _Noise:
     """How far the reference moves by itself: largest error, and where elements changed."""
 
     error: float
-    changed: np.ndarray[Any, np.dtype[np.bool_]]
+    changed: Bools
 
     def joined(self, other: _Noise) -> _Noise:
         return _Noise(max(self.error, other.error), self.changed | other.changed)
@@ -171,7 +182,7 @@ def compare_models(
                 _judge(
                     wanted,
                     outputs[name],
-                    noises[i][name],
+                    replace(noises[i][name], error=shared[name][i]),
                     limit,
                     quantised,
                     name in operands,
@@ -191,6 +202,7 @@ def compare_models(
         for noise, outputs, other in zip(noises, first, others, strict=True):
             for name, array in outputs.items():
                 noise[name] = noise[name].joined(_noise(array, other.get(name)))
+    shared = _shared(first, noises)
     judged: dict[tuple[str, int], list[Run]] = {}
     doubtful: dict[tuple[str, int], dict[str, Array]] = {}
     for level in levels:
@@ -206,6 +218,7 @@ def compare_models(
                 moved = _perturbed_run(again, feeds[i][1], draw, quantised, fixed)
                 for name, array in moved.items():
                     noises[i][name] = noises[i][name].joined(_noise(first[i][name], array))
+        shared = _shared(first, noises)
         judged |= {(level, i): judge(i, level, o, True) for (level, i), o in doubtful.items()}
     records = [record for entry in judged.values() for record in entry]
     names = first[0].keys() if feeds else ()
@@ -310,6 +323,37 @@ def _noise(wanted: Array, other: Array | None) -> _Noise:
     return _Noise(float(differences(wanted, other).max(initial=0.0)), ~same(wanted, other))
 
 
+def _shared(
+    outputs: Sequence[Mapping[str, Array]], noises: Sequence[Mapping[str, _Noise]]
+) -> dict[str, dict[int, float]]:
+    """The largest error of the noise by output and feed, that of other feeds taken into account."""
+    shared: dict[str, dict[int, float]] = {}
+    for name in dict.fromkeys(name for entry in outputs for name in entry):
+        own = {i: noises[i][name].error for i, entry in enumerate(outputs) if name in entry}
+        scales = {i: _scale(outputs[i][name]) for i in own}
+        known = {i: error for i, error in own.items() if np.isfinite(error)}
+        largest = max(known.values(), default=0.0)
+        ratio = max((error / scales[i] for i, error in known.items() if scales[i]), default=0.0)
+        shared[name] = {
+            i: max(error, min(largest, max(scales[i] * ratio, _near_one(outputs[i][name]))))
+            for i, error in own.items()
+        }
+    return shared
+
+
+def _scale(array: Array, counted: Bools | None = None) -> float:
+    """The largest absolute value of the finite elements, or of those that are counted."""
+    if array.dtype.kind in "OUSb":
+        return 0.0
+    inside = finite(array) if counted is None else counted
+    return float(np.abs(wide(array)[inside]).max(initial=0.0))
+
+
+def _near_one(array: Array) -> float:
+    """A few units in the last place of 1 in the array's type."""
+    return _ULPS * epsilon(array.dtype) if is_float(array) else 0.0
+
+
 def _judge(
     wanted: Array,
     got: Array,
@@ -326,7 +370,7 @@ def _judge(
         counted = counted & ~equal
         moving = counted & noise.changed
         counted = counted if perturbed and not moving.any() else moving
-    scale = float(np.abs(wide(wanted)[counted]).max(initial=0.0)) if numeric else 0.0
+    scale = _scale(wanted, counted)
     unit = max(scale, float(np.finfo(np.float64).tiny))
     blank = Run("", "", "", np.inf, scale, np.inf, noise.error / unit, 0.0, False)
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
@@ -345,7 +389,7 @@ def _judge(
         cap if cap is not None else CAP.get(precision, QUANTISED_CAP if is_float(wanted) else 0.0)
     )
     if is_float(wanted):
-        limit = max(limit, _ULPS * epsilon(wanted.dtype) / unit)
+        limit = max(limit, _near_one(wanted) / unit)
     tolerance = max(base, min(4 * noise.error / unit, limit))
     worst = float(errors.max(initial=0.0))
     relative = worst / unit

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from secateur.ir.analysis import Analysis, analyze
 from secateur.ir.bounds import Bounds, Knowledge, propagate
-from secateur.ir.io import load_model
+from secateur.ir.io import load_model, to_proto
 from secateur.ir.rules.base import Operand
 from tests.pass_runs import Array
 from tests.probing_draw import Draw
@@ -31,12 +31,13 @@ def bounds_of(model: onnx.ModelProto, name: str) -> Bounds:
 def check_bounds(
     model: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]], **dims: int
 ) -> tuple[int, int, int]:
-    """Compares all float values of the main graph with their bounds, points and numbers; how many
-    finite bounds, points and equal slices there were."""
+    """Compares all float values of the main graph, and of functions that it calls, with their
+    bounds, points and numbers; how many finite bounds, points and equal slices there were."""
     found, knowledge = known(model, **dims)
+    wide = to_proto(found.model)  # calls are inlined
     types = found.facts[0].types
     floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
-    named = {name for node in model.graph.node for name in node.output}
+    named = {name for node in wide.graph.node for name in node.output}
     operands = {
         o.name: o
         for site in found.sites
@@ -47,9 +48,7 @@ def check_bounds(
         and o.shape
         and 0 not in o.shape
     }
-    wide = onnx.ModelProto()
-    wide.CopyFrom(model)
-    present = {o.name for o in model.graph.output}
+    present = {o.name for o in wide.graph.output}
     wide.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in operands if name not in present
     )

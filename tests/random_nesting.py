@@ -66,6 +66,8 @@ def call(g: Graph, x: str, block: Block) -> str:
     operand = g.name()
     g.shapes[operand] = g.shapes[x]
     nodes, y = taken(g, block, operand)
+    if not nodes:
+        return x
     around = {tensor.name for tensor in g.weights} | {value.name for value in g.inputs}
     used = sorted({name for node in nodes for name in node.input if name in around})
     imports = [helper.make_opsetid("", g.opset), helper.make_opsetid("com.microsoft", 1)]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from secateur.ir.io import load_model, to_proto
+from secateur.ir.protos import model_nodes
 from secateur.passes.base import PassContext, PassResult, clone_model
 from secateur.passes.manager import PassManager
 from secateur.passes.remove_redundant import RemoveRedundant
@@ -102,9 +103,8 @@ NOTHING_IN = edited(normal(6, 4), 2, 0)
 
 def spoil(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     """Makes some slices of about half of the float weights zero, equal, or lower by three, but for
-    variances and scales."""
-    nodes = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
-    whole = {node.input[4] for node in nodes}
+    variances and scales, whose names are those inside functions, too."""
+    whole = {n.input[4] for n in model_nodes(model) if n.op_type == "BatchNormalization"}
     for tensor in model.graph.initializer:
         weight = onnx.numpy_helper.to_array(tensor).copy()
         fits = weight.dtype in (np.float32, np.float16) and weight.size and weight.ndim

@@ -28,7 +28,7 @@ from .test_probing_generated import FAMILIES
 
 def random_model(network: Callable[[Graph], None], number: int) -> onnx.ModelProto:
     d = Seeded(network.__name__, number)
-    graph = Graph(d, d.number(*OPSETS))
+    graph = Graph(d, d.number(*OPSETS), nests=d.flag())
     network(graph)
     model = graph.model()
     spoil(model, d.rng)
@@ -38,10 +38,10 @@ def random_model(network: Callable[[Graph], None], number: int) -> onnx.ModelPro
 @pytest.mark.parametrize("network", [image_network, sequence_network])
 def test_random_networks(network: Callable[[Graph], None]) -> None:
     found = np.zeros(3, np.int64)
-    for number in range(20 * NIGHTLY):
+    for number in range(40 * NIGHTLY):
         model = random_model(network, number)
-        x = feeds(model, number)["x"]
-        given = [{"x": x}, {"x": np.float32(100) * x}]
+        feed = feeds(model, number)
+        given = [feed, feed | {"x": np.float32(100) * feed["x"]}]
         found += check_bounds(model, given, N=2)
     assert (found > 50).all()  # bounds, points, equal slices
 

@@ -9,7 +9,13 @@ from onnx import numpy_helper
 
 from secateur.ir.errors import CertificateError
 from secateur.runtime import compare as module
-from secateur.runtime.compare import compare_models, is_quantised, rounds
+from secateur.runtime.compare import (
+    Comparison,
+    LabelledFeed,
+    compare_models,
+    is_quantised,
+    rounds,
+)
 from secateur.runtime.session import make_session, run
 
 from .certified_models import QDQ, Array, parse, quantised_weights
@@ -106,6 +112,36 @@ def test_values_that_passed_near_one_keep_its_rounding() -> None:
     assert not compare_models(ill_conditioned(1, 256), half, feeds).ok
     close = parse(exact, {"f": np.array([1.001], np.float32)})
     assert not compare_models(one, close, feeds).ok  # nothing here passes near one
+
+
+def test_noise_that_only_other_feeds_show_counts() -> None:
+    """y = (x + 1) - 1 on one number: only halfway between two multiples of 2^-23 does moving x by a
+    few last places move y, and elsewhere y is off by up to 2^-24 all the same."""
+    step = np.float32(2.0**-23)
+    body = "g (float[1] x) => (float[1] y) { y = Mul(x, f) }"
+    quiet, halfway = (("f", {"x": np.array([k], np.float32) * step}) for k in (25000.45, 40000.5))
+
+    def verdict(feeds: list[LabelledFeed], factor: float = 1) -> Comparison:
+        times = parse(body, {"f": np.array([factor], np.float32)})
+        return compare_models(ill_conditioned(1, 1), times, feeds)
+
+    alone = verdict([quiet])
+    assert not alone.ok and all(entry.noise == 0 for entry in alone.runs)
+    assert verdict([quiet, halfway]).ok
+    assert not verdict([quiet, halfway], 1.0005).ok
+
+
+@pytest.mark.parametrize("other", [2e7, 1.5 * 2.0**-12])
+def test_noise_of_another_scale_does_not_count(other: float) -> None:
+    """Of y = (x + 3000) - 3000 a large result has noise above 1, and one of 2^-12 consists of it.
+    Neither says anything about an error of 0.4 in a result of 16384."""
+    x = np.linspace(2**13, 2**14, 4096, dtype=np.float32)
+    feeds = [("usual", {"x": x}), ("other", {"x": np.full(4096, other, np.float32)})]
+    body = "g (float[4096] x) => (float[4096] y) { y = Mul(x, f) }"
+    wrong = parse(body, {"f": np.array(1 + 2.5e-5, np.float32)})
+    runs = compare_models(ill_conditioned(), wrong, feeds).runs
+    assert any(r.noise * r.scale > 1 or r.noise > 0.1 for r in runs if r.label == "other")
+    assert not any(r.ok for r in runs if r.label == "usual")
 
 
 def test_sequences_are_compared_element_by_element() -> None:

@@ -104,12 +104,12 @@ def test_what_is_planted_is_found(network: Callable[[Graph], str]) -> None:
 def test_spoiled_networks(network: Callable[[Graph], None]) -> None:
     removed = 0
 
-    @budget(20)
+    @budget(30)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         nonlocal removed
         d = Draw(data.draw)
-        graph = Graph(d, d.number(*OPSETS))
+        graph = Graph(d, d.number(*OPSETS), nests=d.flag())
         network(graph)
         model = graph.model()
         spoil(model, d.rng)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import numpy_helper
 
 from .graph_builder import bn, build, net, norm
@@ -298,6 +299,41 @@ def test_producers_that_branches_share() -> None:
         kill={"w1": (1, [2])},
     )  # fmt: skip
     assert causes(reduced(model, dims={"N": 2})[1]) == {"zero": 1}
+
+
+def called(function: str, **weights: Any) -> onnx.ModelProto:
+    """A call of ``function``, which is given all weights in order."""
+    call = f"y = m.f(x, {', '.join(weights)})"
+    parts = net("(float[N, 6] x) => (float[N, 3] y)", call, **weights)
+    text = f'<domain: "m", opset_import: ["": 20]> f {function}'
+    return build("called", parts, 20, "initializers", functions=text)
+
+
+def test_consumers_in_a_function() -> None:
+    """Zeros go; constants and duplicates stay, since the call's other operands are no place for
+    them."""
+    model = called(
+        "(x, v, b, w) => (y) { h = Gemm(x, v, b) a = Relu(h) y = Gemm(a, w) }",
+        w1=(6, 8), b1=8, w2=(8, 3),
+    )  # fmt: skip
+    for name, axis, constant in (("w1", 1, 0.0), ("b1", 0, 0.5)):
+        change(model, name, axis, [2], 0.0)
+        change(model, name, axis, [3], constant)
+        change(model, name, axis, [5, 6], None)
+    new, result = reduced(model, dims={"N": 2})
+    assert causes(result) == {"zero": 1}
+    assert [node.op_type for node in new.graph.node] == ["f"]
+
+
+@pytest.mark.parametrize(("read", "size", "found"), [("p", 5, 2), ("q", 3, 4)])
+def test_parts_in_a_function_do_not_become_empty(read: str, size: int, found: int) -> None:
+    """What a call brings back keeps all outputs of Split, and so one channel that nobody reads."""
+    model = called(
+        "(x, v, s, w) => (y) { h = MatMul(x, v) p, q = Split<axis = 1>(h, s)"
+        f"y = MatMul({read}, w) }}",
+        w1=(6, 8), sizes=np.array([5, 3]), w2=(size, 3),
+    )  # fmt: skip
+    assert causes(reduced(model, dims={"N": 2})[1]) == {"unread": found}
 
 
 # -- number formats -------------------------------------------------------------------------------
