@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..ir.errors import UsageError
+from ..ir.wording import counted
 from .failures import interruptible
 from .options import Json, Quiet, check_files
 
@@ -71,7 +72,7 @@ def calibrate(
     ] = None,
     delimiter: Annotated[str | None, typer.Option(help="Between cells (default: a comma).")] = None,
     reshape: Annotated[
-        str | None, typer.Option(metavar="SIZES", help="Shape of a table's row, e.g. 3,8,8.")
+        str | None, typer.Option(metavar="SIZES", help="Shape that samples get, e.g. 3,8,8.")
     ] = None,
     key: Annotated[
         list[str] | None,
@@ -159,5 +160,5 @@ def _show(packed: Packed, output: Path) -> None:
     out = _out()
     out.print(table)
     _notes([f"left out: {text}" for text in packed.skipped])
-    what = "whole feeds" if packed.feeds else "samples"
-    out.print(f"wrote {packed.samples} {what} to {escape(str(output))}")
+    what = counted(packed.samples, "whole feed" if packed.feeds else "sample")
+    out.print(f"wrote {what} to {escape(str(output))}")

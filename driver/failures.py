@@ -89,7 +89,7 @@ class Commands(typer.core.TyperGroup):
                 code = _internal_error(error)
             else:
                 path = getattr(getattr(error, "ctx", None), "command_path", "secateur")
-                _report(f"{show().rstrip('.')} (see '{path} --help')")
+                _report(f"{_wrong_value(error) or show().rstrip('.')} (see '{path} --help')")
                 code = UsageError.exit_code
         if code == INTERRUPTED:
             print(f"secateur: {end}", file=sys.stderr)
@@ -103,6 +103,23 @@ class Commands(typer.core.TyperGroup):
         command = next((self.commands[text] for text in args if text in self.commands), None)
         options = {p.name: max(p.opts, key=len) for p in command.params} if command else {}
         return lambda name: options.get(name, name.replace("_", "-"))
+
+
+def _wrong_value(error: Any) -> str | None:
+    """What is wrong with the value of an option; None for other errors, and where Typer is older
+    and has words of its own. Newer ones hand on what pydantic says."""
+    try:
+        option, problem = max(error.param.opts, key=len), error.__cause__.errors()[0]
+    except (AttributeError, ValueError):
+        return None
+    kind, known = problem["type"], problem.get("ctx", {})
+    value = f"'{str(problem['input'])[:40]}'"
+    if kind == "value_error":
+        return f"{option}: {known['error']}".rstrip(".")
+    if "ge" in known or "le" in known:
+        bound = f"at least {known['ge']:g}" if "ge" in known else f"at most {known['le']:g}"
+        return f"{option} must be {bound}, not {value}"
+    return f"{option} must be a {'' if kind.startswith('float') else 'whole '}number, not {value}"
 
 
 def _internal_error(error: Exception) -> int:

@@ -16,6 +16,7 @@ from ..ir.errors import SecateurError, UsageError
 from ..passes.options import Option
 from .api import analyze, bench
 from .context import Calibration, Progress
+from .savings import owned
 
 
 def describe_analysis(analysis: Analysis) -> dict[str, Any]:
@@ -32,11 +33,6 @@ def describe_analysis(analysis: Analysis) -> dict[str, Any]:
         one = np.zeros(len(analysis.groups), np.int64)
         one[group.number] = 1
         zero = np.zeros_like(one)
-        owned = dict.fromkeys(
-            (*analysis.owners[a], roles.get(a, "coupled"))
-            for a in group.axes
-            if analysis.owners[a][0] in analysis.weight_names
-        )
         groups.append(
             {
                 "name": group.name,
@@ -45,7 +41,8 @@ def describe_analysis(analysis: Analysis) -> dict[str, Any]:
                 "macs_per_unit": model.macs.total(zero) - model.macs.total(one),
                 "parameters_per_unit": model.parameters.total(zero) - model.parameters.total(one),
                 "weights": [
-                    {"tensor": tensor, "axis": axis, "role": role} for tensor, axis, role in owned
+                    {"tensor": tensor, "axis": axis, "role": role}
+                    for tensor, axis, role in owned(analysis, group, roles)
                 ],
             }
         )

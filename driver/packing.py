@@ -74,8 +74,8 @@ def pack_calibration(
             resize,
         )
         shape = None if reshape is None else tuple(reshape)
-        table = TableOptions(header, tuple(columns), delimiter, shape)
-        options = PackOptions(limit, seed if shuffle else None, feeds, skip_broken)
+        table = TableOptions(header, tuple(columns), delimiter)
+        options = PackOptions(limit, seed if shuffle else None, feeds, skip_broken, shape)
     except ValueError as error:
         raise UsageError(str(error)) from None
     inputs = {value.name: input_shape(value) for value in fed_inputs(proto)}
@@ -90,12 +90,13 @@ def pack_calibration(
             if equals and before in inputs:
                 name, text = before, after
             path = Path(text)
-            if not path.exists() and PYTHON.fullmatch(text):
+            exists = os.access(path, os.F_OK)  # Path.exists raises where a name is too long
+            if not exists and PYTHON.fullmatch(text):
                 return python_samples(text, tuple(inputs) if name is None else (name,))
         else:
             return python_samples(origin, tuple(inputs) if name is None else (name,))
         suffix = path.suffix.lower()
-        if not path.exists():
+        if not exists:
             raise DataError(f"{path}: no such file or folder; check the path")
         if suffix == ".npz":
             return npz_samples(path, tuple(inputs), keys, rename or {})
@@ -107,10 +108,10 @@ def pack_calibration(
         if suffix == ".npy":
             return npy_samples(path, name)
         if suffix in (".csv", ".tsv"):
-            return table_samples(path, name, dims, table)
+            return table_samples(path, name, dims if shape is None else None, table)
         if path.is_dir() or suffix in SUFFIXES:
             return image_samples(path, name, dims, element in _FLOATS, images)
-        raise UsageError(
+        raise DataError(
             f"{path} is no folder, picture, .npz, .npy, .csv or .tsv file, nor module:function"
         )
 

@@ -27,6 +27,11 @@ def sizes(*values: float) -> list[str]:
     )
 
 
+def milliseconds(*values: float) -> list[str]:
+    """Times in milliseconds, each in three digits."""
+    return [f"{value:.3g} ms" for value in values]
+
+
 def _in_one_unit(values: Sequence[float], units: Sequence[tuple[float, str]]) -> list[str]:
     largest = max(map(abs, values))
     one, unit = next((u for u in units if largest >= u[0]), units[-1])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..ir.analysis import Analysis
+    from ..ir.units import Group
     from ..passes.prune import Pruning
     from ..runtime.cost import Costs, LayerCost
 
@@ -19,7 +22,6 @@ def groups(number: int, pruning: Pruning) -> list[dict[str, Any]]:
     rows = []
     for group in analysis.groups:
         gone = int(pruning.removed[group.units].sum())
-        owned = dict.fromkeys(analysis.owners[a] for a in group.axes)
         rows.append(
             {
                 "name": group.name,
@@ -29,13 +31,24 @@ def groups(number: int, pruning: Pruning) -> list[dict[str, Any]]:
                 "removed": gone,
                 "exact": group.exact,
                 "weights": [
-                    {"tensor": tensor, "axis": axis}
-                    for tensor, axis in owned
-                    if tensor in analysis.weight_names
+                    {"tensor": tensor, "axis": axis} for tensor, axis, _ in owned(analysis, group)
                 ],
             }
         )
     return rows
+
+
+def owned(
+    analysis: Analysis, group: Group, roles: Mapping[int, str] = MappingProxyType({})
+) -> list[tuple[str, int, str]]:
+    """The weights of a group, each once: name, axis and, by ``roles`` of axes, what it does there
+    ("coupled" without)."""
+    found = (
+        (*analysis.owners[a], roles.get(a, "coupled"))
+        for a in group.axes
+        if analysis.owners[a][0] in analysis.weight_names
+    )
+    return list(dict.fromkeys(found))
 
 
 def layers(before: Costs | None, after: Costs | None) -> list[dict[str, Any]]:
@@ -81,7 +94,7 @@ def totals(
     return found
 
 
-def change(before: int, after: int) -> dict[str, Any]:
+def change(before: float, after: float) -> dict[str, Any]:
     """Before, after, and the ratio both ways people state it."""
     return {
         "before": before,

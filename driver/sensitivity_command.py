@@ -30,7 +30,7 @@ def sensitivity(
         str, typer.Option(help="Shares of units to remove from each group, with commas.")
     ] = RATIOS,
     criterion: Annotated[
-        str, typer.Option(help="How units are scored: l1, l2 or a plug-in.")
+        str, typer.Option(help="How units are scored; 'secateur passes' lists the criteria.")
     ] = "l2",
     metric: Annotated[
         Literal["error", "mse", "cosine", "top1"],

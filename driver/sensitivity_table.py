@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..ir.errors import UsageError
+from ..ir.wording import counted
 from ..passes.sensitivity import Row
 
 if TYPE_CHECKING:
@@ -83,14 +84,17 @@ def show_sensitivity(result: Sensitivity) -> None:
         values = (shown(entries[k], result.metric) for k in chosen)
         table.add_row(name, str(first.units), *values)
     out = _out()
-    out.print(f"{LABELS[result.metric]} when a share of one group goes, on {_samples(result)}")
+    samples = counted(result.samples, "sample")
+    out.print(f"{LABELS[result.metric]} when a share of one group goes, on {samples}")
     out.print(table)
     if len(by_group) > MANY:
-        out.print(f"… and {len(by_group) - MANY} less sensitive groups (see --output or --json)")
+        groups = counted(len(by_group) - MANY, "less sensitive group")
+        out.print(f"… and {groups} (see --output or --json)")
     if step > 1:
-        out.print(f"… and {len(ratios) - len(chosen)} more shares (see --output or --json)")
+        shares = counted(len(ratios) - len(chosen), "more share")
+        out.print(f"… and {shares} (see --output or --json)")
     known = f", {result.resumed} of them from before" if result.resumed else ""
-    out.print(f"{result.measured + result.resumed} candidates measured{known}")
+    out.print(f"{counted(result.measured + result.resumed, 'candidate')} measured{known}")
     failures = {row.failure: row for row in result.rows if row.failure is not None}
     _notes([f"{row.group} at {row.ratio:g}: {text}" for text, row in failures.items()])
 
@@ -115,7 +119,3 @@ def shown(row: Row, metric: str) -> str:
     """The measure in three digits; a dash where there is none."""
     value = getattr(row.drift, metric)
     return "-" if value is None else f"{value:.3g}"
-
-
-def _samples(result: Sensitivity) -> str:
-    return "1 sample" if result.samples == 1 else f"{result.samples} samples"

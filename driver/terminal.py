@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .quantities import count, counts, size, sizes
+from ..ir.wording import counted
+from .quantities import count, counts, milliseconds, size, sizes
+from .savings import change
 
 if TYPE_CHECKING:
     from .context import Progress
@@ -58,43 +60,42 @@ def show_result(result: PruneResult, output: Path) -> None:
     report, out = result.report, _out()
     totals = report["totals"]
     table = _table("", "before", "after", "removed", "smaller")
-    for key, label, show in (
-        ("macs", "MACs", counts),
-        ("parameters", "parameters", counts),
-        ("file_bytes", "file", sizes),
-        ("peak_activation_bytes", "peak activations", sizes),
-    ):
-        if key in totals:
-            row = totals[key]
-            times = f"{row['times_smaller']:.2f}x" if row["times_smaller"] else "-"
-            share = f"{round(row['removed_share'], 3) + 0.0:.1%}"
-            table.add_row(label, *show(row["before"], row["after"]), share, times)
-    if report["timing"] is not None:
-        timing = report["timing"]
-        table.add_row(
-            "latency (P50)",
-            *(f"{timing[k]['p50_ms']:.3g} ms" for k in ("original", "pruned")),
-            f"{1 - 1 / timing['speedup']['ratio']:.1%}",
-            f"{timing['speedup']['ratio']:.2f}x",
+    rows: list[tuple[str, Mapping[str, Any], Callable[..., list[str]]]] = [
+        (label, totals[key], show)
+        for key, label, show in (
+            ("macs", "MACs", counts),
+            ("parameters", "parameters", counts),
+            ("file_bytes", "file", sizes),
+            ("peak_activation_bytes", "peak activations", sizes),
         )
+        if key in totals
+    ]
+    timing = report["timing"]
+    if timing is not None:
+        both = change(*(timing[which]["p50_ms"] for which in ("original", "pruned")))
+        rows.append(("latency (P50)", both, milliseconds))
+    for label, row, show in rows:
+        times = f"{row['times_smaller']:.2f}x" if row["times_smaller"] else "-"
+        share = f"{round(row['removed_share'], 3) + 0.0:.1%}"
+        table.add_row(label, *show(row["before"], row["after"]), share, times)
     out.print(table)
-    if report["timing"] is not None:
-        speedup = report["timing"]["speedup"]
+    if timing is not None:
+        speedup, original = timing["speedup"], timing["original"]
         out.print(
             f"speed-up {speedup['ratio']:.2f}x (quartiles {speedup['low']:.2f} to"
-            f" {speedup['high']:.2f}, {report['timing']['original']['runs']} interleaved runs)"
+            f" {speedup['high']:.2f}, {counted(original['runs'], 'interleaved run')})"
         )
     if any(g["removed"] for g in report["groups"]):
         out.print(_removed(report["groups"]))
     if report["stored"]:
-        out.print(f"stored {_weights(len(report['stored']))} computed from constants")
+        out.print(f"stored {counted(len(report['stored']), 'weight')} computed from constants")
     if result.certificate is not None:
         out.print(f"certificate: {escape(result.certificate.describe())}")
     for line in _steps(report):
         out.print(line, markup=False)
-    if report["timing"] is None and not result.passes:
+    if timing is None and not result.passes:
         out.print("no pass was run")
-    _notes([*report["warnings"], *_timing_advice(report["timing"])])
+    _notes([*report["warnings"], *_timing_advice(timing)])
     out.print(f"wrote {escape(str(output))}")
 
 
@@ -102,7 +103,8 @@ def _removed(groups: Sequence[Mapping[str, Any]]) -> str:
     names = {g["name"] for g in groups}
     touched = {g["name"] for g in groups if g["removed"]}
     gone = sum(g["removed"] for g in groups)
-    return f"removed {gone} units from {len(touched)} of {len(names)} groups"
+    all_groups = counted(len(names), "group")
+    return f"removed {counted(gone, 'unit')} from {len(touched)} of {all_groups}"
 
 
 def _steps(report: Mapping[str, Any]) -> Iterator[str]:
@@ -110,17 +112,18 @@ def _steps(report: Mapping[str, Any]) -> Iterator[str]:
     line says what it removed, too."""
     prunes = [done["contract"] == "masks" for done in report["passes"]]
     for number, done in enumerate(report["passes"], start=1):
-        step, counted = sum(prunes[:number]), done["statistics"]
+        step, found = sum(prunes[:number]), done["statistics"]
         groups = [g for g in report["groups"] if g["pass"] == number]
         label = done["pass"]
         if step and sum(prunes) > 1:
             label = f"step {step} of {sum(prunes)}, {label}"
             if groups:
                 yield f"{label}: {_removed(groups)}"
-            elif "dropped" in counted:
-                yield f"{label}: dropped {counted['dropped']} of {counted['branches']} branches"
-        if "drift-before" in counted:
-            before, after = counted["drift-before"], counted["drift"]
+            elif "dropped" in found:
+                branches = counted(found["branches"], "branch", "branches")
+                yield f"{label}: dropped {found['dropped']} of {branches}"
+        if "drift-before" in found:
+            before, after = found["drift-before"], found["drift"]
             yield f"{label}: outputs off by {before:.2g} of their spread, now by {after:.2g}"
 
 
@@ -160,9 +163,9 @@ def show_analysis(data: Mapping[str, Any]) -> None:
     for group in data["groups"][:MANY]:
         exact = "exact" if group["exact"] else "inexact"
         out.print(
-            f"[bold]{escape(group['name'])}[/]: {group['units']} units, {exact}, "
-            f"{count(group['macs_per_unit'])} MACs and {count(group['parameters_per_unit'])} "
-            "parameters each"
+            f"[bold]{escape(group['name'])}[/]: {counted(group['units'], 'unit')}, {exact}, "
+            f"{_counted(group['macs_per_unit'], 'MAC')} and "
+            f"{_counted(group['parameters_per_unit'], 'parameter')} each"
         )
         for role in ("producer", "consumer", "coupled"):
             names = [f"{w['tensor']}[{w['axis']}]" for w in group["weights"] if w["role"] == role]
@@ -170,15 +173,17 @@ def show_analysis(data: Mapping[str, Any]) -> None:
                 more = f", … {len(names) - 6} more" if len(names) > 6 else ""
                 out.print(f"    {role:<8}  {', '.join(names[:6])}{more}", markup=False)
     if len(data["groups"]) > MANY:
-        out.print(f"… and {len(data['groups']) - MANY} more groups (see --json)")
+        out.print(f"… and {counted(len(data['groups']) - MANY, 'more group')} (see --json)")
     out.print(
-        f"{len(data['groups'])} groups, {data['units']} units; {count(data['macs'])} MACs, "
-        f"{count(data['parameters'])} parameters, of which {count(data['prunable_parameters'])} "
-        f"in prunable units; weights {size(data['weight_bytes'])}, peak activations "
-        f"{size(data['peak_activation_bytes'])}"
+        f"{counted(len(data['groups']), 'group')}, {counted(data['units'], 'unit')}; "
+        f"{_counted(data['macs'], 'MAC')}, {_counted(data['parameters'], 'parameter')}, of which "
+        f"{count(data['prunable_parameters'])} in prunable units; "
+        f"weights {size(data['weight_bytes'])}, "
+        f"peak activations {size(data['peak_activation_bytes'])}"
     )
     if data["stored"]:
-        out.print(f"{_weights(len(data['stored']))} computed from constants: pruning stores them")
+        stored = counted(len(data["stored"]), "weight")
+        out.print(f"{stored} computed from constants: pruning stores them")
     if data["dims"]:
         sizes = ", ".join(f"{name}={size}" for name, size in data["dims"].items())
         out.print(f"symbolic dimensions bound to {escape(sizes)}")
@@ -190,7 +195,7 @@ def show_analysis(data: Mapping[str, Any]) -> None:
             where = f" ({nodes[0]}{more})" if nodes else ""
             out.print(f"  {pin['axes']:>5}  {pin['reason']}{where}", markup=False)
         if len(data["pins"]) > 15:
-            out.print(f"  … and {len(data['pins']) - 15} more reasons (see --json)")
+            out.print(f"  … and {counted(len(data['pins']) - 15, 'more reason')} (see --json)")
     _notes(data["warnings"])
 
 
@@ -202,12 +207,14 @@ def show_explanations(data: Mapping[str, Any]) -> None:
         if axis["free"] == axis["size"] and not axis["reason"]:
             out.print(f"{head}: can be pruned")
         elif axis["free"]:
-            out.print(f"{head}: {axis['free']} of {axis['size']} coordinates are free")
+            out.print(f"{head}: {axis['free']} of {counted(axis['size'], 'coordinate')} free")
         else:
             out.print(f"{head}: must stay")
         for group in axis["groups"][:5]:
             kind = "exact" if group["exact"] else "inexact: needs --inexact"
-            out.print(f"    group {escape(group['name'])}, {group['units']} units, {kind}")
+            out.print(
+                f"    group {escape(group['name'])}, {counted(group['units'], 'unit')}, {kind}"
+            )
         for step in axis["path"]:
             out.print(
                 f"    -> {step['value']} axis {step['axis']}, coordinate {step['coordinate']}"
@@ -222,7 +229,7 @@ def show_certificate(data: Mapping[str, Any]) -> None:
     """The verdict of ``verify``."""
     out = _out()
     out.print(data["description"], markup=False)
-    if data["replay"] is not None:
+    if data["replay"] is not None and (data["replay"]["agrees"] or not data["ok"]):
         verb = "reproduces" if data["replay"]["agrees"] else "does not reproduce"
         out.print(f"zeroing the removed slices in the original {verb} the pruned outputs")
     _notes(data["notes"])
@@ -273,5 +280,5 @@ def show_passes(data: Mapping[str, Any]) -> None:
         )
 
 
-def _weights(count: int) -> str:
-    return "1 weight" if count == 1 else f"{count} weights"
+def _counted(number: float, noun: str) -> str:
+    return counted(number, noun, shown=count(number))

@@ -56,8 +56,9 @@ def suggest(name: str, known: Iterable[str], most: int = 1) -> str:
     this one; else ``"; known: a, b"``."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=most, cutoff=0.6)
-    if not close and len(name) > 2:
-        close = [other for other in names if name.lower() in other.lower()][:most]
+    if not close:
+        low = name.lower()
+        close = [o for o in names if low == o.lower() or (len(low) > 2 and low in o.lower())][:most]
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""

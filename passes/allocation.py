@@ -22,6 +22,7 @@ import numpy as np
 from ..ir.analysis import Analysis
 from ..ir.coupling import Flags
 from ..ir.errors import TargetError
+from ..ir.wording import counted
 from ..runtime.products import Counts
 from .exchange import exchange, fill
 from .gauges import Bounds, Gauge, exact_gauges
@@ -55,12 +56,12 @@ def allocate(
 def by_ratio(room: Room, ratio: float, scope: Scope) -> Counts:
     """The allocation that removes a share of the units: of every group, or of all."""
     if not room.room.any():
-        raise TargetError(nothing_prunable(room))
+        raise TargetError(nothing_prunable(room.analysis, room.limits))
     counts = same_share(room, ratio) if scope == "local" else lowest(room, ratio)
     if not counts.any():
         raise TargetError(
-            f"a ratio of {ratio:g} removes no unit from any of the "
-            f"{int((room.room > 0).sum())} prunable groups; ask for more"
+            f"a ratio of {ratio:g} removes no unit from any of "
+            f"{counted(int((room.room > 0).sum()), 'prunable group')}; ask for more"
         )
     return counts
 
@@ -73,7 +74,7 @@ def solve(room: Room, gauges: Sequence[Gauge], scope: Scope) -> Counts:
     lower until that meets the goal too.
     """
     if not room.room.any():
-        raise TargetError(nothing_prunable(room))
+        raise TargetError(nothing_prunable(room.analysis, room.limits))
     check_reachable(room, gauges)
     limits = [g.goal for g in gauges]
     while True:

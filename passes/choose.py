@@ -165,7 +165,7 @@ def _in_time(
     """Meets latencies as well, in steps that the machine likes unless ``round_to`` is given."""
     freest = Room(analysis, scores, limits)
     if not freest.room.any():
-        raise TargetError(nothing_prunable(freest))
+        raise TargetError(nothing_prunable(analysis, limits))
     check_reachable(freest, gauges)  # before minutes of timing
     clock = clock or real_clock(analysis, context.calibration, context.threads, context.seed)
     model = latency_model(

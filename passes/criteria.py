@@ -15,6 +15,7 @@ from ..ir.analysis import Analysis
 from ..ir.constants import constants
 from ..ir.errors import ModelError, UsageError
 from ..ir.registry import Registry, one_line
+from ..ir.wording import counted
 from .normalize_scores import normalized
 from .scoring import DEFAULT, Criterion, Normalize, Scores, Scoring, call, info
 
@@ -77,8 +78,8 @@ def score_units(
         raise ModelError(_infinite_weight(analysis))
     if scores.shape != (analysis.unit_count,) or not np.isfinite(scores).all():
         raise UsageError(
-            f"criterion '{criterion}' of '{provider}' must give one finite score for each of the "
-            f"{analysis.unit_count} units; are all weights finite?"
+            f"criterion '{criterion}' of '{provider}' must give one finite score for each of "
+            f"{counted(analysis.unit_count, 'unit')}; are all weights finite?"
         )
     how = about.normalize if normalize == "auto" else normalize
     return normalized(scores, [group.units for group in analysis.groups], how)

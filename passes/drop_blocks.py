@@ -21,6 +21,7 @@ from ..ir.branches import Branch, residual_branches
 from ..ir.errors import TargetError, UsageError
 from ..ir.masks import Mask
 from ..ir.shapes import Facts, Skeleton, infer_bindings
+from ..ir.wording import counted
 from .base import Contract, Pass, PassContext, PassResult, clone_model
 from .eliminate_dead import detach
 from .proof import Points, Removal, prove
@@ -107,7 +108,8 @@ class DropBlocks(Pass):
         if not taken or (self.count is not None and len(taken) < self.count):
             best = f"; the highest similarity is {similarities.max():.4f}" if branches else ""
             raise TargetError(
-                f"{len(branches)} residual branches found, {len(taken)} can go together{best}"
+                f"{counted(len(branches), 'residual branch', 'residual branches')} found, "
+                f"{len(taken)} can go together{best}"
             )
         return sorted(taken)
 

@@ -15,6 +15,7 @@ import onnx_ir as oir
 
 from ..ir.errors import CertificateError, SecateurError
 from ..ir.registry import one_line
+from ..ir.rules.registry import all_rules
 from .base import Contract, Pass, PassContext, PassResult, clone_model
 from .instrumentation import CheckPreserves, Instrumentation, Step, VerifyEach, same_outputs
 
@@ -104,9 +105,11 @@ def _check_contract(current: Pass, result: PassResult) -> None:
             raise CertificateError("removed units without a certificate; nothing is written")
         if getattr(certificate, "ok", False) is not True:
             describe = getattr(certificate, "describe", lambda: "no reason given")
+            others = sorted({rule.provider for rule in all_rules().values()} - {"secateur"})
+            suspect = f"the coupling rules of {', '.join(others)} are the first to suspect"
             raise CertificateError(
-                f"the certificate failed: {one_line(describe())}; `protect` keeps layers whole, "
-                "and rules of plug-ins are the first to suspect"
+                f"the certificate failed: {one_line(describe())}; `protect` keeps layers whole; "
+                + (suspect if others else "please report it")
             )
     if current.contract is Contract.APPROXIMATES and "drift" not in result.statistics:
         raise CertificateError("approximates the outputs but does not report its 'drift'")

@@ -33,7 +33,7 @@ def most_pruning(
     Raises TargetError when nothing that was tried keeps the quality.
     """
     if not room.room.any():
-        raise TargetError(nothing_prunable(room))
+        raise TargetError(nothing_prunable(room.analysis, room.limits))
     kind: Kind = "macs" if exact_gauges(room.analysis, [Target("macs", 1.0)])[0].whole else "params"
     (gauge,) = exact_gauges(room.analysis, [Target(kind, 1.0)])
     least = gauge.exact(room.flags(room.room)) / gauge.whole

@@ -18,6 +18,7 @@ import onnx_ir as oir
 
 from ..ir.constants import constants, set_constant
 from ..ir.errors import UsageError
+from ..ir.wording import counted
 from .base import Contract, Pass, PassContext, PassResult
 from .layers import batches, noise
 from .refitting import Walk
@@ -29,7 +30,7 @@ _NOISE = (
     " measured on noise too, and real data would bring more"
 )
 _WORSE = (
-    "weights stay as they were: refitted on {} samples, they brought the outputs no closer to the"
+    "weights stay as they were: refitted on {}, they brought the outputs no closer to the"
     " original's; more samples may"
 )
 
@@ -80,11 +81,11 @@ class Recover(Pass):
         notes = [_NOISE] if self.data == "noise" else []
         if not notes and walk.samples < FEW:
             notes.append(
-                f"weights were refitted to {walk.samples} samples only: what these do not show may"
-                " be lost; some hundreds do better"
+                f"weights were refitted to {counted(walk.samples, 'sample')} only: what these do "
+                "not show may be lost; some hundreds do better"
             )
         if walk.found and not better:
-            notes.append(_WORSE.format(walk.samples))
+            notes.append(_WORSE.format(counted(walk.samples, "sample")))
         if better:
             for value, _ in list(constants(model.graph)):
                 if value.name in walk.found:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..ir.analysis import Analysis
-from ..ir.coupling import Flags
+from ..ir.analysis import PROTECTED, Analysis
+from ..ir.coupling import Flags, Pin
 from ..ir.units import Group
 from ..runtime.products import Counts, Sizes
 
@@ -137,20 +137,33 @@ def channels_per_unit(analysis: Analysis, group: Group, contracted: set[int]) ->
     return found
 
 
-def nothing_prunable(room: Room) -> str:
+def nothing_prunable(analysis: Analysis, limits: Limits) -> str:
     """Why no group has room, and what would help."""
-    analysis, limits = room.analysis, room.limits
-    inexact = sum(not g.exact and len(g.units) > 1 for g in analysis.groups)
-    hint = "run 'secateur inspect' to see what is pinned and why"
+    several = [g for g in analysis.groups if len(g.units) > 1]
+    inexact = sum(not g.exact for g in several)
     if inexact and not limits.inexact:
         hint = f"{inexact} groups are inexact: allow them with `inexact`"
+        if inexact == 1:
+            hint = "1 group is inexact: allow it with `inexact`"
         sites = [analysis.sites[i.site] for i in analysis.statements.inexact]
         if any(all(o.constant for o in site.inputs if o is not None) for site in sites):
             hint += ", or compute normalised weights first, with the pass fold-constants"
-    elif any(len(g.units) > 1 for g in analysis.groups):
+    elif several:
         hint = "the limits (`max_ratio`, `round_to`) leave no room"
         if limits.min_channels > 1:
             hint = "the limits (`max_ratio`, `round_to`, `min_channels`) leave no room"
-    elif analysis.warnings:
-        hint = analysis.warnings[0]
+    else:
+        held = _protected(analysis)
+        hints = [f"what could go is {' and '.join(held)}: narrow `protect`"] if held else []
+        hints += analysis.warnings[:1]
+        hint = "; ".join(hints) or "run 'secateur inspect' to see what is pinned and why"
     return f"nothing in this model can be pruned; {hint}"
+
+
+def _protected(analysis: Analysis) -> list[str]:
+    """By which globs axes are protected that no other pin holds, nor one linked to them."""
+    pins: dict[int, list[Pin]] = {}
+    for pin in analysis.coupling.pins:
+        pins.setdefault(analysis.coupling.root(pin.axis), []).append(pin)
+    alone = [held for held in pins.values() if all(pin.site == PROTECTED for pin in held)]
+    return list(dict.fromkeys(pin.reason for held in alone for pin in held))

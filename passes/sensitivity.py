@@ -25,6 +25,7 @@ from ..runtime.cost import CostModel
 from ..runtime.drift import Drift, worst
 from .criteria import score_units
 from .proof import facts_types
+from .room import Limits, nothing_prunable
 
 
 @dataclass(frozen=True)
@@ -127,15 +128,9 @@ def _saved(before: float, after: float) -> float:
 
 
 def _groups(analysis: Analysis, sweep: Sweep) -> list[Group]:
-    able = [g for g in analysis.groups if len(g.units) > 1]
-    chosen = [g for g in able if g.exact or sweep.inexact]
+    chosen = [g for g in analysis.groups if len(g.units) > 1 and (g.exact or sweep.inexact)]
     if not chosen:
-        hint = "run 'secateur inspect' to see what is pinned and why"
-        if able:
-            hint = f"{len(able)} groups are inexact: allow them with `inexact`"
-            if len(able) == 1:
-                hint = "1 group is inexact: allow it with `inexact`"
-        raise TargetError(f"nothing in this model can be pruned; {hint}")
+        raise TargetError(nothing_prunable(analysis, Limits(inexact=sweep.inexact)))
     for glob in sweep.groups:
         names = [g.name for g in chosen]
         if not any(_fits(name, glob) for name in names):

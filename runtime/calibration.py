@@ -91,7 +91,7 @@ def calibration_feeds(
     count = min((len(arrays[name]) for name in steps), default=1)
     largest = max(steps.values(), default=1)
     if any(count < step for name, step in steps.items() if isinstance(firsts[name], int)):
-        raise DataError(f"{count} samples are too few: the model takes {largest} at a time")
+        raise DataError(f"too few samples ({count}): the model takes {largest} at a time")
     total = min(count, max(limit, largest))
     loose = all(isinstance(dim, str) for dim in firsts.values()) and len(set(steps.values())) == 1
     number = -(-total // largest) if loose else total // largest

@@ -15,6 +15,7 @@ import onnx
 
 from ..ir.errors import CertificateError, SecateurError
 from ..ir.masks import Compaction, Mask
+from ..ir.wording import counted
 from .calibration import CALIBRATION_SAMPLES, calibration_feeds
 from .compare import (
     Comparison,
@@ -73,9 +74,10 @@ class Certificate:
         data = " and calibration data" if self.calibrated else ""
         verdict = "equals" if self.ok else "DIFFERS from"
         held = " with discrete choices held" if self.kind == "held" else ""
-        sizes = "1 size" if len(self.bindings) == 1 else f"{len(self.bindings)} sizes"
+        seeds = counted(len(self.seeds), "seed")
+        sizes = counted(len(self.bindings), "size")
         return (
-            f"{verdict} the masked original{held}: {labels} runs ({len(self.seeds)} seeds at "
+            f"{verdict} the masked original{held}: {counted(labels, 'run')} ({seeds} at "
             f"{sizes}{data}), relative error {self.worst:.2g}, "
             f"allowed {self.tolerance:.2g}"
             + ("; where numbers overflow, give --calibration" if infinite and not self.ok else "")
@@ -154,10 +156,13 @@ def certify(
     replay = None
     if removed is not None and not is_large(original):
         replay = _replay(source or original, pruned, removed, feeds[:1], threads, bool(choices))
-        if result.ok and not replay["agrees"] and not compactions:
+        if result.ok and not replay["agrees"]:
+            why = "a zeroed weight divides, say"
+            if compactions:
+                why = "normalisations and means now count only what is left: inexact groups"
             notes.append(
-                "zeroing the removed slices does not reproduce this result (a zeroed weight "
-                "divides, say): repeat the pruning by deleting them"
+                f"zeroing the removed slices does not reproduce this result ({why}); "
+                "repeat the pruning by deleting them"
             )
     worst = result.worst
     return Certificate(

@@ -74,8 +74,8 @@ def image_samples(
 ) -> Samples:
     """Of a picture, or of all below a folder, in the order of their names, for input ``name``.
 
-    Raises UsageError without Pillow and for options that do not fit the input, DataError for a
-    folder without pictures; reading raises `BrokenSample`.
+    Raises UsageError without Pillow and for options that do not fit the input, DataError for an
+    input that takes no pictures and for a folder without any; reading raises `BrokenSample`.
     """
     try:
         import PIL.Image  # noqa: F401
@@ -118,7 +118,7 @@ def _files(path: Path) -> list[Path]:
 def _form(name: str, shape: Sequence[int | str], options: ImageOptions) -> _Form:
     takes = f"input {name!r} takes ({', '.join(map(str, shape))})"
     if len(shape) not in (3, 4):
-        raise UsageError(f"{takes}: that is no picture; pack it with a Python generator")
+        raise DataError(f"{takes}: that is no picture; pack it with a Python generator")
     layout = options.layout or _layout(shape[-3:])
     if layout is None and len(shape) == 3:  # (batch, height, width)
         axis, channels, edges = None, 1, shape[1:]
@@ -130,7 +130,7 @@ def _form(name: str, shape: Sequence[int | str], options: ImageOptions) -> _Form
         channels = size if isinstance(size, int) else 3
         edges = shape[-2:] if axis == 0 else shape[-3:-1]
     if channels not in _MODES:
-        raise UsageError(f"{takes}: pictures have 1, 3 or 4 channels, not {channels}")
+        raise DataError(f"{takes}: pictures have 1, 3 or 4 channels, not {channels}")
     wanted = options.size or edges
     for given, edge in zip(wanted, edges, strict=True):
         if isinstance(edge, int) and given != edge:

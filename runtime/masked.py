@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..ir.errors import ModelError
 from ..ir.masks import Compaction, Mask
 from ..ir.protos import Body, inner_graphs
+from ..ir.wording import counted
 from .signature import Types, value_types
 from .zero_points import ZERO_POINTS, zero_shape
 
@@ -163,7 +164,9 @@ class _Known:
         """Element type, rank, and ``axis`` counted from the front."""
         element, shape = self.type(name)
         if not -len(shape) <= axis < len(shape):
-            raise ModelError(f"{name!r} has {len(shape)} axes: axis {axis} cannot be masked")
+            raise ModelError(
+                f"{name!r} has {counted(len(shape), 'axis', 'axes')}: axis {axis} cannot be masked"
+            )
         return element, len(shape), axis % len(shape)
 
     def of_size(self, name: str, axis: int, size: int) -> int:
@@ -337,7 +340,9 @@ def keep_flags(indices: Iterable[int], size: int, name: str) -> Bools:
     keep = np.ones(size, np.bool_)
     index = np.fromiter(indices, np.int64)
     if index.size and (index.min() < 0 or index.max() >= size):
-        raise ModelError(f"{name!r} has {size} coordinates: {index.max()} cannot be masked")
+        raise ModelError(
+            f"{name!r} has {counted(size, 'coordinate')}: {index.max()} cannot be masked"
+        )
     keep[index] = False
     return keep
 

@@ -9,6 +9,7 @@ file gets an axis of feeds in front of the input's own.
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from onnx import TensorProto, helper
 
 from ..ir.errors import DataError, UsageError
 from ..ir.files import write_files
+from ..ir.wording import counted
 from .calibration import CALIBRATION_LIMIT, load_calibration
 from .samples import BrokenSample, Samples, Stream
 from .session import Array
@@ -29,6 +31,7 @@ from .spool import Spool, npz_chunks
 
 Progress = Callable[[float | None], None]
 Source = Samples | Stream
+Shape = Sequence[int | str]
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,23 @@ class Packed:
 @dataclass(frozen=True)
 class PackOptions:
     """``limit``: at most so many samples; ``shuffle``: a seed for their order (None: as they come);
-    ``feeds``: take each sample for a whole feed; ``skip_broken``: leave out what cannot be read."""
+    ``feeds``: take each sample for a whole feed; ``skip_broken``: leave out what cannot be read;
+    ``reshape``: the shape that samples get (None: they have theirs); of samples for several inputs,
+    the arrays with so many numbers."""
 
     limit: int | None = None
     shuffle: int | None = None
     feeds: bool = False
     skip_broken: bool = False
+    reshape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"`limit` must be at least 1, not {self.limit}")
         if self.shuffle is not None and self.shuffle < 0:
             raise ValueError(f"`seed` must be at least 0, not {self.shuffle}")
+        if self.reshape is not None and not all(size > 0 for size in self.reshape):
+            raise ValueError("`reshape` must be positive sizes")
 
 
 def pack(
@@ -208,7 +216,7 @@ class _Packer:
             hint = f"nothing for input {known[0]!r}" if known else f"no input is {wrong[0]!r}"
             there, inputs = ", ".join(sample) or "none", ", ".join(self.inputs)
             raise DataError(f"{label}: {hint} (arrays: {there}; inputs: {inputs})")
-        arrays = {name: np.asarray(sample[name]) for name in self.inputs}
+        arrays = self._reshaped({name: np.asarray(sample[name]) for name in self.inputs}, label)
         if not self.count:
             self.feeds = self.feeds or self._are_feeds(arrays)
         rows = {name: self._rows(name, array, label) for name, array in arrays.items()}
@@ -225,6 +233,17 @@ class _Packer:
             raise DataError(
                 f"{label}: more than {CALIBRATION_LIMIT >> 30} GiB of samples; give `limit`"
             )
+
+    def _reshaped(self, arrays: dict[str, Array], label: str) -> dict[str, Array]:
+        sizes = self.options.reshape
+        if sizes is None:
+            return arrays
+        fitting = {n: a.reshape(sizes) for n, a in arrays.items() if a.size == math.prod(sizes)}
+        if not fitting:
+            found = " and ".join(counted(array.size, "number") for array in arrays.values())
+            to = "x".join(map(str, sizes))
+            raise UsageError(f"{label}: {found} cannot be reshaped to {to}: correct `reshape`")
+        return arrays | fitting
 
     def _are_feeds(self, arrays: Mapping[str, Array]) -> bool:
         for name, array in arrays.items():
@@ -247,12 +266,16 @@ class _Packer:
             shape, axes = shape[1:], axes[1:]
         else:
             axes = ()
-        fits = len(axes) == len(shape) and all(
-            isinstance(dim, str) or dim == size for dim, size in zip(shape, axes, strict=True)
-        )
-        if not fits:
-            has, wanted = (", ".join(map(str, sizes)) for sizes in (given, takes))
-            raise DataError(f"{label} has shape ({has}), but input {name!r} takes ({wanted})")
+        if not _fits(axes, shape):
+            wanted = takes if self.feeds else takes[1:]
+            has, whole, one = (", ".join(map(str, sizes)) for sizes in (given, takes, wanted))
+            how = "a function, module:function, can yield it so"
+            if sizes := _unfolded(given, wanted):
+                how = f"give `reshape` {','.join(map(str, sizes))}"
+            raise DataError(
+                f"{label} has shape ({has}), but input {name!r} takes ({whole}): "
+                f"each sample must be ({one}); {how}"
+            )
         return _cast(array, self.stored[name], f"{label}, input {name!r}")
 
     def _spool(self, name: str, rows: Array, label: str) -> None:
@@ -265,6 +288,22 @@ class _Packer:
             has = ", ".join(map(str, rows.shape[1:]))
             raise DataError(f"{label}, input {name!r} has shape ({has}), the first had ({first})")
         spool.add(rows)
+
+
+def _fits(sizes: Sequence[int], shape: Shape) -> bool:
+    return len(sizes) == len(shape) and all(
+        isinstance(dim, str) or dim == size for dim, size in zip(shape, sizes, strict=True)
+    )
+
+
+def _unfolded(given: Sequence[int], wanted: Shape) -> list[int] | None:
+    """The sizes that make a sample as it is wanted, where it lacks axes of size 1 or is flat; None
+    where a new shape would not do, as where axes are in another order."""
+    rest = iter([size for size in given if size != 1])
+    sizes = [1 if dim == 1 else next(rest, 0) for dim in wanted]
+    if len(given) == 1 and all(isinstance(dim, int) for dim in wanted):
+        sizes = [int(dim) for dim in wanted]
+    return sizes if math.prod(sizes) == math.prod(given) and _fits(sizes, wanted) else None
 
 
 def _cast(array: Array, dtype: np.dtype[Any], where: str) -> Array:

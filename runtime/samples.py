@@ -19,6 +19,7 @@ import numpy as np
 
 from ..ir.errors import DataError, UsageError
 from ..ir.registry import suggest
+from ..ir.wording import counted
 from .calibration import read_members, stored_names
 from .session import Array, one_line
 
@@ -102,8 +103,8 @@ def python_samples(
     """Of ``module:function``, a function or an iterable. Each item is a mapping of input names to
     arrays, a tuple of one array for each of ``inputs``, or one array for the only one.
 
-    Raises UsageError when there is no such function; what it raises itself, and items of another
-    form, are DataErrors while the stream is read.
+    Raises DataError when there is no such function, and while the stream is read for what it raises
+    itself and for items of another form.
     """
     label = source if isinstance(source, str) else getattr(source, "__name__", "the generator")
     found: Any = _named(source) if isinstance(source, str) else source
@@ -121,7 +122,8 @@ def _items(label: str, found: Any, inputs: tuple[str, ...]) -> Iterator[dict[str
         raise
     except Exception as error:  # whatever the user's code raises
         raise DataError(
-            f"{label} failed after {count} samples: {type(error).__name__}: {one_line(error)}"
+            f"{label} failed after {counted(count, 'sample')}: "
+            f"{type(error).__name__}: {one_line(error)}"
         ) from None
 
 
@@ -131,8 +133,8 @@ def _sample(item: Any, inputs: tuple[str, ...], where: str) -> dict[str, Array]:
     parts = item if isinstance(item, tuple) else (item,)
     if len(parts) != len(inputs):
         raise DataError(
-            f"{where} has {len(parts)} arrays for {len(inputs)} inputs ({', '.join(inputs)}): yield"
-            " a dictionary"
+            f"{where} has {counted(len(parts), 'array')} for {counted(len(inputs), 'input')} "
+            f"({', '.join(inputs)}): yield a dictionary"
         )
     return {name: np.asarray(part) for name, part in zip(inputs, parts, strict=True)}
 
@@ -145,7 +147,7 @@ def _named(source: str) -> Any:
             for part in name.split("."):
                 found = getattr(found, part)
     except Exception as error:  # whatever the user's module raises
-        raise UsageError(
+        raise DataError(
             f"cannot import {source}: {type(error).__name__}: {one_line(error)}"
         ) from None
     return found

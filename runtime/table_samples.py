@@ -12,6 +12,7 @@ import numpy as np
 
 from ..ir.errors import DataError, UsageError
 from ..ir.registry import suggest
+from ..ir.wording import counted
 from .samples import Samples
 from .session import one_line
 
@@ -20,25 +21,21 @@ from .session import one_line
 class TableOptions:
     """How to read a table. ``header``: whether the first row names the columns (None: if any cell
     of it is no number); ``columns``: names or numbers from 0, in this order (none: all);
-    ``delimiter``: one character (None: a tabulator in .tsv files, else a comma); ``reshape``: the
-    shape of one sample (None: that of the input)."""
+    ``delimiter``: one character (None: a tabulator in .tsv files, else a comma)."""
 
     header: bool | None = None
     columns: tuple[str, ...] = ()
     delimiter: str | None = None
-    reshape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"'):
             raise ValueError(f"`delimiter` must be one character, not '{self.delimiter}'")
-        if self.reshape is not None and not all(size > 0 for size in self.reshape):
-            raise ValueError("`reshape` must be positive sizes")
 
 
 def table_samples(
-    path: Path, name: str, shape: Sequence[int | str], options: TableOptions
+    path: Path, name: str, shape: Sequence[int | str] | None, options: TableOptions
 ) -> Samples:
-    """Of a .csv or .tsv file, for input ``name`` of shape ``shape``.
+    """Of a .csv or .tsv file, for input ``name`` of shape ``shape`` (None: rows stay flat).
 
     Raises DataError for what is no table of finite numbers, UsageError for columns that it does
     not have.
@@ -59,7 +56,7 @@ def table_samples(
             if header:
                 continue
         if len(cells) != width:
-            raise DataError(f"{path}: line {line} has {len(cells)} cells, not {width}")
+            raise DataError(f"{path}: line {line} has {counted(len(cells), 'cell')}, not {width}")
         row = [_number(cells[k]) for k in columns]
         if None in row:
             k = columns[row.index(None)]
@@ -71,7 +68,7 @@ def table_samples(
     if not numbers:
         raise DataError(f"{path}: holds no rows of numbers")
     table = np.array(numbers)
-    target = _target(path, len(columns), name, shape, options.reshape)
+    target = (len(columns),) if shape is None else _target(path, len(columns), name, shape)
     return Samples(str(path), (name,), len(table), lambda k: {name: table[k].reshape(target)})
 
 
@@ -107,24 +104,13 @@ def _columns(path: Path, names: list[str], width: int, wanted: Sequence[str]) ->
         elif column.isdecimal() and int(column) < width:
             found.append(int(column))
         else:
-            known = suggest(column, names) or f"; there are {width}, from 0"
+            known = suggest(column, names) or f"; number them from 0 to {width - 1}"
             raise UsageError(f"{path} has no column '{column}'{known}")
     return found or list(range(width))
 
 
-def _target(
-    path: Path,
-    count: int,
-    name: str,
-    shape: Sequence[int | str],
-    reshape: tuple[int, ...] | None,
-) -> tuple[int, ...]:
+def _target(path: Path, count: int, name: str, shape: Sequence[int | str]) -> tuple[int, ...]:
     """The shape of one sample of ``count`` numbers."""
-    if reshape is not None:
-        if math.prod(reshape) != count:
-            sizes = "x".join(map(str, reshape))
-            raise UsageError(f"{path}: rows of {count} numbers cannot be reshaped to {sizes}")
-        return reshape
     for dims in (shape[1:], shape):
         static = tuple(size for size in dims if isinstance(size, int))
         if len(static) == len(dims) and math.prod(static) == count:
@@ -133,6 +119,6 @@ def _target(
         return (count,)
     takes = ", ".join(map(str, shape))
     raise DataError(
-        f"{path}: rows have {count} numbers, but input {name!r} takes ({takes}):"
+        f"{path}: rows have {counted(count, 'number')}, but input {name!r} takes ({takes}):"
         " choose `columns` or give `reshape`"
     )

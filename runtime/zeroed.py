@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..ir.errors import ModelError
 from ..ir.protos import Body
+from ..ir.wording import counted
 from .masked import keep_flags, scopes
 from .zero_points import ZERO_POINTS, zero_shape
 
@@ -87,7 +88,9 @@ def _zero_slice(
         raise ModelError(f"weights of {name!r} are not loaded: load the external data first")
     shape = tuple(tensor.dims)
     if not -len(shape) <= axis < len(shape):
-        raise ModelError(f"{name!r} has {len(shape)} axes: axis {axis} cannot be zeroed")
+        raise ModelError(
+            f"{name!r} has {counted(len(shape), 'axis', 'axes')}: axis {axis} cannot be zeroed"
+        )
     keep = keep_flags(indices, shape[axis], name)
     array = np.array(numpy_helper.to_array(tensor))
     zero = np.zeros((), array.dtype)

@@ -157,11 +157,15 @@ def test_a_module_in_the_current_folder() -> None:
         (2, ["pics", "--rename", "a"], "--rename 'a' is not of the form NAME=INPUT"),
         (2, ["pics", "--reshape", "a"], "--reshape 'a'"),
         (2, ["pics", "--input", "img"], "--input: the model has no input 'img'; did you mean"),
-        (2, ["no_module:f"], "cannot import no_module:f"),
-        (2, ["m.onnx"], "m.onnx is no folder, picture, .npz"),
+        (6, ["no_module:f"], "cannot import no_module:f"),
+        (6, ["m.onnx"], "m.onnx is no folder, picture, .npz"),
         (3, ["pics", "--model", "pics/0.png"], "is not an ONNX model"),
         (3, ["pics", "--model", "none.onnx"], "no such file"),
         (6, ["none"], "none: no such file or folder"),
+        (6, ["n" * 300], "nnn: no such file or folder"),
+        (6, ["shape.npy"], "takes (batch, 1, 8, 8): each sample must be (1, 8, 8); give --reshape"),
+        (6, ["last.npy"], "takes (batch, 1, 8, 8): each sample must be (1, 8, 8); a function"),
+        (2, ["shape.npy", "--reshape", "8"], "sample 0: 64 numbers cannot be reshaped to 8"),
         (6, ["empty"], "empty: holds no pictures"),
         (6, ["empty.csv"], "empty.csv: holds no rows"),
     ],
@@ -170,6 +174,8 @@ def test_errors(fails: Fails, code: int, options: list[str], words: str) -> None
     pictures(1)
     Path("empty").mkdir()
     Path("empty.csv").touch()
+    np.save("shape.npy", np.zeros((2, 8, 8)))
+    np.save("last.npy", np.zeros((2, 8, 4, 2)))
     before = ["calibrate", *options]
     before += [] if "--model" in options else ["--model", "m.onnx"]
     before += [] if "-o" in options else ["-o", "c.npz"]

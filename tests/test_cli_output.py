@@ -184,3 +184,19 @@ def test_advice_on_timings(low: float, ratio: float, high: float, words: str) ->
     assert not any("--threads 1" in line for line in advice), "as it was"
     if words == "too noisy":
         assert "--threads 1" in _timing_advice(timing | {"threads": 0})[0]
+
+
+def test_the_row_of_the_latency_agrees_with_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the pairs say: their speed-up stands below."""
+    import secateur
+    from secateur.driver.terminal import show_result
+
+    result = secateur.prune("m.onnx", ratio=0.5)
+    timing = result.report["timing"]
+    timing["original"]["p50_ms"], timing["pruned"]["p50_ms"] = 7.0, 10.4
+    timing["speedup"] = {"ratio": 0.4975, "low": 0.4, "high": 1.25}
+    show_result(result, Path("o.onnx"))
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line.split() for line in lines if line.startswith("latency")]
+    assert row[2:] == ["7", "ms", "10.4", "ms", "-48.6%", "0.67x"]
+    assert any(line.startswith("speed-up 0.50x (quartiles 0.40 to 1.25, ") for line in lines)

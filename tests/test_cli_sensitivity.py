@@ -198,7 +198,7 @@ def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (2, ["--groups", "q"], "--groups 'q' fits no prunable group"),
         (2, ["--dim", "batch=0"], "needs a size of 1"),
         (2, ["--scheduler", "nonsense://x"], "no scheduler answers at nonsense://x"),
-        (4, ["--protect", "*"], "nothing in this model can be pruned"),
+        (4, ["--protect", "*"], "what could go is protected by '*': narrow --protect"),
         (6, ["--calibration", "none.npz"], "none.npz: cannot be read: No such file"),
         (6, ["--calibration", "m.onnx"], "not a readable .npz file"),
     ],

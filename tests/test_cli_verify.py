@@ -13,6 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from .cli_runs import CALIBRATION, SCHEMA, invoke, prune
+from .sensitivity_models import normalised, normalised_weights
 
 pytestmark = pytest.mark.usefixtures("example_folder")
 
@@ -177,3 +178,18 @@ def test_verify_refuses_a_report_that_was_changed() -> None:
     for size in (10**13, -3, 0):
         path = ("certificate", "compactions")
         assert "cannot compact" in verify(changed(*path, value=[compaction | {"size": size}]), 5)
+
+
+def test_the_verdict_on_inexact_groups_is_one() -> None:
+    """A slice of zeros still counts in a normalisation, one that is gone does not: that is no
+    disagreement."""
+    onnx.save(normalised(normalised_weights()), "n.onnx")
+    line = ["prune", "n.onnx", "-o", "o.onnx", "--ratio", "0.3", "--inexact", "--no-bench"]
+    invoke(*line, "--report", "r.json")
+    result = invoke("verify", "n.onnx", "o.onnx", "--report", "r.json")
+    (verdict,) = result.stdout.splitlines()
+    assert verdict.startswith("equals the masked original")
+    (note,) = result.stderr.splitlines()
+    assert "normalisations and means now count only what is left: inexact groups" in note
+    data = json.loads(invoke("verify", "n.onnx", "o.onnx", "--report", "r.json", "--json").stdout)
+    assert data["ok"] and not data["replay"]["agrees"], "as documented"

@@ -320,7 +320,7 @@ def test_a_parameter_with_a_default_is_the_criterion_s_own() -> None:
 
 @pytest.mark.parametrize(
     ("result", "words"),
-    [([1.0], "one finite score for each of the 9"), (np.full(9, np.nan), "one finite score")],
+    [([1.0], "one finite score for each of 9 units"), (np.full(9, np.nan), "one finite score")],
 )
 def test_scores_of_a_plugin_are_checked(result: npt.ArrayLike, words: str) -> None:
     with pytest.raises(UsageError, match=words):

@@ -279,6 +279,58 @@ def test_samples_are_not_all_in_memory() -> None:
     assert peak < 48 << 20
 
 
+# --- shapes ---
+
+
+@pytest.mark.parametrize("first", ["N", 1])
+@pytest.mark.parametrize("reshape", [(1, 4, 6), (1, 1, 4, 6)])
+@pytest.mark.parametrize("shape", [(4, 6), (24,), (1, 4, 6)])
+def test_reshape_is_for_every_source(
+    first: int | str, reshape: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    x = numbers(5, *shape).astype(np.float32)
+    np.save("in.npy", x)
+    np.savez("in.npz", x=x)
+    for source in ("in.npy", "in.npz", lambda: iter(x)):
+        arrays, _ = packed(source, taking(x=("FLOAT", [first, 1, 4, 6])), reshape=reshape)
+        np.testing.assert_array_equal(arrays["x"], x.reshape(5, 1, 4, 6))
+
+
+def test_reshape_makes_whole_feeds() -> None:
+    np.save("in.npy", numbers(3, 8))
+    arrays, result = packed("in.npy", taking(x=("FLOAT", [2, 4])), reshape=(2, 4))
+    assert arrays["x"].shape == (3, 2, 4) and result.feeds
+
+
+def test_reshape_with_several_inputs() -> None:
+    """What has so many numbers gets the shape; the rest stays."""
+    np.savez("in.npz", image=numbers(3, 24), label=numbers(3, 2))
+    model = taking(image=("FLOAT", ["N", 4, 6]), label=("FLOAT", ["N", 2]))
+    arrays, _ = packed("in.npz", model, reshape=(4, 6))
+    assert (arrays["image"].shape, arrays["label"].shape) == ((3, 4, 6), (3, 2))
+    with pytest.raises(UsageError, match="24 numbers and 2 numbers cannot be reshaped to 5"):
+        packed("in.npz", model, reshape=(5,))
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "how"),
+    [
+        (["N", 1, 28, 28], (28, 28), r"must be \(1, 28, 28\); give `reshape` 1,28,28"),
+        ([1, 1, 28, 28], (28, 28), r"must be \(1, 28, 28\); give `reshape` 1,28,28"),
+        (["N", 1, 28, 28], (784,), r"must be \(1, 28, 28\); give `reshape` 1,28,28"),
+        (["N", 1, "h", "w"], (8, 9), r"must be \(1, h, w\); give `reshape` 1,8,9"),
+        (["N", 3, 8, 8], (8, 8, 3), r"must be \(3, 8, 8\); a function"),
+        (["N", 3, 8, 8], (9, 9), r"must be \(3, 8, 8\); a function"),
+        ([4, 1, 8, 8], (8, 8), r"must be \(1, 8, 8\); give `reshape` 1,8,8"),
+    ],
+)
+def test_the_shape_that_is_wanted(dims: list[int | str], shape: tuple[int, ...], how: str) -> None:
+    """Another shape of the same numbers is proposed only where it leaves them in order."""
+    np.save("in.npy", numbers(4, *shape))
+    with pytest.raises(DataError, match=how):
+        packed("in.npy", taking(x=("FLOAT", dims)))
+
+
 # --- everything else ---
 
 
@@ -286,7 +338,7 @@ def test_samples_are_not_all_in_memory() -> None:
     ("source", "options", "error", "words"),
     [
         ("none.npz", {}, DataError, "none.npz: no such file or folder"),
-        ("notes.txt", {}, UsageError, "notes.txt is no folder, picture"),
+        ("notes.txt", {}, DataError, "notes.txt is no folder, picture"),
         ("in.npz", {"input": "y"}, UsageError, "the model has no input 'y'"),
         ("in.npz", {"limit": 0}, UsageError, "`limit` must be at least 1"),
         ("in.npz", {"seed": -1, "shuffle": True}, UsageError, "`seed` must be at least 0"),

@@ -287,8 +287,6 @@ def test_links_out_of_the_folder_are_not_followed(folder: Path) -> None:
         (["N", 3, 4, 6], {"size": 5}, "`size` 5x5 does not fit"),
         (["N", 3, 4, 6], {"size": (0, 6)}, "must be 1 to 65536"),
         (["N", 7, 5, 9], {}, "which axis has the channels"),
-        (["N", 7, 5, 9], {"layout": "NCHW"}, "1, 3 or 4 channels, not 7"),
-        (["N", 24], {}, "that is no picture"),
         (["N", 3, 4, 6], {"mean": (1, 2)}, "`mean` needs one number, or 3"),
         (["N", 1, 4, 6], {"std": (1, 2, 3)}, "`std` needs one number, or 1"),
         (["N", 3, 4, 6], {"std": (0,)}, "`std` not 0"),
@@ -300,6 +298,21 @@ def test_options_that_do_not_fit(
 ) -> None:
     write("a.png", colours())
     with pytest.raises(UsageError, match=words):
+        packed("pics", taking(x=("FLOAT", dims)), **options)
+
+
+@pytest.mark.parametrize(
+    ("dims", "options", "words"),
+    [
+        (["N", 7, 5, 9], {"layout": "NCHW"}, "1, 3 or 4 channels, not 7"),
+        (["N", 24], {}, "that is no picture"),
+    ],
+)
+def test_inputs_that_take_no_pictures(
+    dims: list[int | str], options: dict[str, Any], words: str
+) -> None:
+    write("a.png", colours())
+    with pytest.raises(DataError, match=words):
         packed("pics", taking(x=("FLOAT", dims)), **options)
 
 

@@ -65,12 +65,12 @@ def test_python_by_name(folder: Path) -> None:
     arrays, _ = packed("own_samples:data", TWO)
     assert arrays["ids"].tolist() == [[9] * 5]
     for source, error, words in (
-        ("own_samples:none", UsageError, "cannot import own_samples:none: AttributeError"),
-        ("no_such_module:f", UsageError, "cannot import no_such_module:f: ModuleNotFoundError"),
-        ("own_samples:fails", DataError, "own_samples:fails failed after 1 samples: ValueError"),
+        ("own_samples:none", DataError, "cannot import own_samples:none: AttributeError"),
+        ("no_such_module:f", DataError, "cannot import no_such_module:f: ModuleNotFoundError"),
+        ("own_samples:fails", DataError, "own_samples:fails failed after 1 sample: ValueError"),
         ("own_samples:nothing", DataError, "own_samples:nothing: holds no samples"),
         ("own_samples:number", DataError, "own_samples:number failed after 0 samples: TypeError"),
-        ("own_samples:Data.pairs", DataError, r"item 0 has 2 arrays for 1 inputs \(x\)"),
+        ("own_samples:Data.pairs", DataError, r"item 0 has 2 arrays for 1 input \(x\)"),
     ):
         with pytest.raises(error, match=words) as caught:
             packed(source, VECTOR)

@@ -65,7 +65,7 @@ def test_rows_take_the_shape_of_the_input() -> None:
         ('"1,2\n', {}, DataError, "not a readable table"),
         ("1,2,3\n", {"reshape": (2, 2)}, UsageError, "cannot be reshaped to 2x2"),
         ("a,b,c\n1,2,3\n", {"columns": ["d"]}, UsageError, "has no column 'd'"),
-        ("1,2,3\n", {"columns": ["3"]}, UsageError, "no column '3'; there are 3, from 0"),
+        ("1,2,3\n", {"columns": ["3"]}, UsageError, "no column '3'; number them from 0 to 2"),
         ("a,a,c\n1,2,3\n", {"columns": ["a"]}, UsageError, "two columns 'a'"),
         ("1,2,3\n", {"delimiter": ",,"}, UsageError, "one character"),
         ("1,2,3\n", {"reshape": (0, 3)}, UsageError, "must be positive"),
