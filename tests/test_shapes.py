@@ -237,6 +237,14 @@ def unknowable() -> onnx.ModelProto:
     return model_of(nodes, {"x": (1, ["N", 3, 2, 2])}, ["y"], weights)
 
 
+def test_calibration_data_is_observed_at_the_sizes_of_the_binding() -> None:
+    proto = unknowable()
+    rows = np.ones((3, *(d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim[1:])))
+    data = {proto.graph.input[0].name: rows.astype(np.float32)[:, None]}
+    seen = observer(to_ir(proto), data)({"N": 5}, ["flat", "y"])
+    assert seen == {"flat": (TensorProto.FLOAT, (5, 24)), "y": (TensorProto.FLOAT, (5, 5))}
+
+
 def test_what_inference_cannot_find_is_declared_or_observed() -> None:
     proto = unknowable()
     model = to_ir(proto)
