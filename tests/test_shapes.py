@@ -108,6 +108,9 @@ def test_other_sizes() -> None:
     assert moved_alone(sizes) == [
         {**sizes, "N": 2}, {**sizes, "T": 14}, {**sizes, "T": 3}, {**sizes, "S": 4},
     ]  # fmt: skip
+    past = {"N": 1, "P": 0, "T": 7, "S": 7}
+    assert [other["P"] for other in moved_together(past)] == [7, 4, 1]
+    assert {"N": 2, "P": 7, "T": 7, "S": 14} in moved_but_one(past)
     assert moved_together({"N": 1}) == moved_alone({"N": 1}) == [{"N": 2}]
     assert moved_together({}) == moved_alone({}) == moved_but_one({}) == []
 
@@ -116,7 +119,7 @@ def test_other_sizes() -> None:
     ("dims", "message"),
     [
         ({}, r"without a size \('T': axis 2 of input 'x'\); pass --dim T=SIZE"),
-        ({"T": 0}, "'T' needs a positive size, not 0"),
+        ({"T": -1}, "'T' needs a size of 0 or more, not -1"),
         ({"T": 4, "batch": 2}, r"no .* called 'batch' \(the model has: N, T\)"),
     ],
 )
