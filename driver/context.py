@@ -42,9 +42,15 @@ def pass_context(
     check_threads(threads)
     if seed < 0:
         raise UsageError(f"`seed` must be at least 0, not {seed}")
+    places = symbolic_dims(model)
     for name, size in (dims or {}).items():
-        if not 0 < size <= MAX_SIZE:
-            raise UsageError(f"dimension '{name}' needs a size of 1 to {MAX_SIZE}, not {size}")
+        least = (
+            1 if any(axis == 0 for _, axis in places.get(name, ())) else 0
+        )  # a batch is not empty
+        if not least <= size <= MAX_SIZE:
+            raise UsageError(
+                f"dimension '{name}' needs a size of {least} to {MAX_SIZE}, not {size}"
+            )
     sizes = dict(dims or {})
     arrays: dict[str, npt.NDArray[np.generic]] | None = None
     if calibration is not None:
@@ -53,8 +59,8 @@ def pass_context(
         if isinstance(calibration, (str, os.PathLike)):
             calibration = Path(calibration)
         arrays = load_calibration(calibration, interface(model), sizes)
-        for name, places in symbolic_dims(model).items():
-            for value, axis in places:
+        for name, where in places.items():
+            for value, axis in where:
                 if axis > 0 and name not in sizes and value in arrays:
                     shape = arrays[value].shape
                     sizes[name] = shape[axis + arrays[value].ndim - _rank(model, value)]

@@ -87,7 +87,7 @@ def _prunable_parameters(analysis: Analysis) -> int:
 
 def describe_explanations(analysis: Analysis, name: str) -> dict[str, Any]:
     """Explanations of ``NAME`` or ``NAME:AXIS``; tensor names may hold colons themselves."""
-    from ..ir.explain import explain
+    from ..ir.explain import explain, nodes_across
 
     try:
         found = explain(analysis, name)
@@ -105,7 +105,13 @@ def describe_explanations(analysis: Analysis, name: str) -> dict[str, Any]:
                 "size": e.size,
                 "free": e.free,
                 "groups": [
-                    {"name": g.name, "units": len(g.units), "exact": g.exact} for g in e.groups
+                    {
+                        "name": g.name,
+                        "units": len(g.units),
+                        "exact": g.exact,
+                        "across": nodes_across(analysis, g),
+                    }
+                    for g in e.groups
                 ],
                 "path": [asdict(step) for step in e.path],
                 "reason": e.reason,

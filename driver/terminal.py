@@ -215,6 +215,8 @@ def show_explanations(data: Mapping[str, Any]) -> None:
             out.print(
                 f"    group {escape(group['name'])}, {counted(group['units'], 'unit')}, {kind}"
             )
+            for node in group["across"][:5]:
+                out.print(f"        looked across by {node}", markup=False)
         for step in axis["path"]:
             out.print(
                 f"    -> {step['value']} axis {step['axis']}, coordinate {step['coordinate']}"

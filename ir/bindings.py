@@ -36,8 +36,8 @@ def bind_dims(model: oir.Model, dims: Mapping[str, int]) -> dict[str, int]:
         if name not in found:
             known = ", ".join(found) or "none"
             raise UsageError(f"no symbolic dimension is called '{name}' (the model has: {known})")
-        if size < 1:
-            raise UsageError(f"dimension '{name}' needs a positive size, not {size}")
+        if size < 0:
+            raise UsageError(f"dimension '{name}' needs a size of 0 or more, not {size}")
     binding: dict[str, int] = {}
     for name, places in found.items():
         if name in dims:
@@ -60,14 +60,26 @@ def moved_together(binding: Mapping[str, int]) -> list[dict[str, int]]:
     """Other sizes of all dimensions, the best first: doubled; halved, for models that bear no
     longer input (a position table ends, say); one less, where halves would not add up.
 
-    A size of 1 always doubles, and none shrinks to 1, which broadcasts.
+    A size of 1 always doubles, and none shrinks to 1, which broadcasts. A size of 0 (the past of a
+    decoder that has none yet) becomes what the largest gains or loses: where that is the sum of
+    both and of new tokens, these may stay as many.
     """
     ways: list[Callable[[int], int]] = [
         lambda size: 2 * size,
         lambda size: max(size // 2, 2),
         lambda size: max(size - 1, 2),
     ]
-    return _others(binding, ({name: way(size) for name, size in binding.items()} for way in ways))
+    largest = max(binding.values(), default=0)
+    return _others(
+        binding,
+        (
+            {
+                name: way(size) if size else abs(way(largest) - largest) or 1
+                for name, size in binding.items()
+            }
+            for way in ways
+        ),
+    )
 
 
 def moved_alone(binding: Mapping[str, int]) -> list[dict[str, int]]:
@@ -82,8 +94,9 @@ def moved_alone(binding: Mapping[str, int]) -> list[dict[str, int]]:
 def moved_but_one(binding: Mapping[str, int]) -> list[dict[str, int]]:
     """Other sizes of all dimensions but one, of three or more."""
     together = moved_together(binding) if len(binding) > 2 else []
+    names = sorted(binding, key=lambda name: not binding[name])  # a size of 0 rather moves
     return _others(
-        binding, ({**other, name: binding[name]} for other in together for name in binding)
+        binding, ({**other, name: binding[name]} for other in together for name in names)
     )
 
 

@@ -70,7 +70,7 @@ def correct_outputs(rewriter: _Rewriter, graph: oir.Graph) -> None:
         node = oir.node("Identity", [value])
         output = node.outputs[0]
         output.name, output.type, output.shape = name, value.type, value.shape
-        value.name = rewriter.patcher.free_name(f"{name}_computed")
+        value.name = rewriter.patcher.names.free(f"{name}_computed")
         graph.insert_after(producer, node)
         graph.outputs[index] = output
         rewriter.values[name] = output
@@ -113,7 +113,7 @@ def _zeros(rewriter: _Rewriter, site: Site, dead: oir.Graph) -> oir.Graph:
             nodes.append(_constant(np.zeros([1] * len(sizes), dtype.numpy()), dtype))
         else:
             nodes.append(_constant(np.array(sizes, np.int64), oir.DataType.INT64))
-            nodes[-1].outputs[0].name = rewriter.patcher.free_name(f"{old.name}_shape")
+            nodes[-1].outputs[0].name = rewriter.patcher.names.free(f"{old.name}_shape")
             fill = oir.tensor(np.zeros(1, dtype.numpy()), dtype)
             nodes.append(oir.node("ConstantOfShape", [nodes[-1].outputs[0]], {"value": fill}))
         value = nodes[-1].outputs[0]

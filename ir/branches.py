@@ -1,12 +1,16 @@
-"""Residual branches: what lies between a value and the Add that joins it again.
+"""Residual branches: what lies between a value and the sum that joins it again.
 
-An Add ``y = v + f`` closes a branch when ``f`` depends on ``v``. The branch consists of the nodes
-that nothing else needs: all that they make ends in ``f``. Without it ``y`` is ``v``. Nothing here
-knows an architecture; the blocks of residual networks, transformers and their kin come out alike.
+A sum ``y = v + f`` closes a branch when ``f`` depends on ``v``. The branch consists of the nodes
+that nothing else needs: all that they make ends in ``f``. Without it ``y`` is ``v``. Which nodes
+add, and what, is said by the rules of the operators (`secateur.ir.rules.sums`): an Add, a
+normalisation with a skip input, a convolution that adds a further input to its own product. Nothing
+here knows an architecture; the blocks of residual networks, transformers and their kin come out
+alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -15,21 +19,32 @@ import onnx_ir as oir
 from .constants import constant_tensor
 from .graphs import subgraphs
 from .naming import output_name
+from .rules.registry import find_rule
+from .rules.sums import Sum
 
 
 @dataclass(frozen=True)
 class Branch:
     """A residual branch, by names of values.
 
-    ``joint`` is the output of the Add that closes it, ``operand`` the number of the Add's input
-    at which it ends, ``source`` the value that the Add joins again, and ``nodes`` are the first
-    outputs of the branch's own nodes, in the order of the graph.
+    ``joint`` is the first output of the node that adds it, ``operands`` are the inputs of that
+    node, by number and name, that are zero without the branch: that at which it ends, then biases
+    that the node adds itself. ``source`` is the value that is joined again, ``output`` the number
+    of the output that is the sum, or is computed from it alone. ``nodes`` are the first outputs of
+    the branch's own nodes, in the order of the graph.
     """
 
     joint: str
-    operand: int
+    operands: tuple[tuple[int, str], ...]
     source: str
+    output: int
     nodes: tuple[str, ...]
+
+
+def node_sum(node: oir.Node) -> Sum | None:
+    """The sum that a node computes, if its rule knows one."""
+    rule = find_rule(node.domain, node.op_type)
+    return None if rule is None or rule.sums is None else rule.sums(node)
 
 
 def residual_branches(graph: oir.Graph) -> list[Branch]:
@@ -38,20 +53,42 @@ def residual_branches(graph: oir.Graph) -> list[Branch]:
     Branches may lie within each other (a stack of blocks around which a shortcut leads).
     """
     cones = _Cones(graph)
-    found = []
-    for node in graph:
-        if node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
+    return [branch for node in graph for branch in _closed(node, cones)]
+
+
+def _closed(node: oir.Node, cones: _Cones) -> Iterator[Branch]:
+    """The branches that this node adds to something."""
+    total = node_sum(node)
+    if total is None:
+        return
+    inputs = dict(enumerate(node.inputs))
+    for ends in filter(None, (*((k,) for k in total.terms), total.product)):
+        others = [v for k in total.terms if k not in ends and (v := inputs[k])]
+        if all(constant_tensor(v) is not None for v in others):
             continue
-        for operand, source in ((1, node.inputs[0]), (0, node.inputs[1])):
-            end = node.inputs[operand]
-            if source is None or end is None or source is end:
-                continue
-            nodes, reads = cones.of(node, end)
-            if nodes and source in reads and constant_tensor(source) is None:
-                names = tuple(output_name(n) for n in nodes)
-                joint = str(node.outputs[0].name)
-                found.append(Branch(joint, operand, str(source.name), names))
-    return found
+        _, reads = cones.of(node, ends)
+        if ends == total.product:  # the node itself belongs to the branch
+            reads |= {inputs[k] for k in ends}
+        source = next((v for v in others if _is_source(v, reads)), None)
+        if source is not None:
+            yield Branch(
+                output_name(node),
+                tuple((k, str(v.name)) for k in (ends[0], *total.biases) if (v := inputs[k])),
+                str(source.name),
+                total.output or 0,
+                tuple(output_name(n) for n in cones.of(node, (*ends, *total.biases))[0]),
+            )
+
+
+def _is_source(value: oir.Value, reads: Collection[oir.Value | None]) -> bool:
+    """Whether a branch that reads these values starts at ``value``: at itself, or where it is a
+    sum, at what the same node computes from it."""
+    node = value.producer()
+    total = None if node is None else node_sum(node)
+    alike = [value]
+    if node is not None and total is not None and node.outputs.index(value) == total.output:
+        alike += node.outputs
+    return constant_tensor(value) is None and any(v in reads for v in alike)
 
 
 class _Cones:
@@ -67,11 +104,13 @@ class _Cones:
                 self._hosts[inner] = node
                 self._captured.setdefault(node, []).extend(v for v in inner.inputs if v)
 
-    def of(self, joint: oir.Node, end: oir.Value) -> tuple[list[oir.Node], set[oir.Value]]:
-        """The nodes whose every output leads to ``end``, an input of ``joint``, and nowhere else;
-        and all that they read from outside."""
+    def of(
+        self, joint: oir.Node, ends: tuple[int, ...]
+    ) -> tuple[list[oir.Node], set[oir.Value | None]]:
+        """The nodes whose every output leads to these inputs of ``joint`` and nowhere else; and
+        all that they read from outside."""
         inside: set[oir.Node] = set()
-        reads: set[oir.Value] = set()
+        reads: set[oir.Value | None] = set()
         waiting: list[int] = []  # latest first: all users of a node come before it
         seen: set[int] = set()
 
@@ -81,23 +120,25 @@ class _Cones:
                 seen.add(number)
                 heappush(waiting, -number)
 
-        visit(end)
+        for number in ends:
+            if (end := joint.inputs[number]) is not None:
+                visit(end)
         while waiting:
             node = self._nodes[-heappop(waiting)]
-            if not all(self._leads(value, joint, end, inside) for value in node.outputs):
+            if not all(self._leads(value, joint, ends, inside) for value in node.outputs):
                 continue
             inside.add(node)
             for value in (*node.inputs, *self._captured.get(node, ())):
                 if value is not None:
                     reads.add(value)
                     visit(value)
-        own = {value for node in inside for value in node.outputs}
-        return sorted(inside, key=self._order.__getitem__), reads - own
+        reads.difference_update(value for node in inside for value in node.outputs)
+        return sorted(inside, key=self._order.__getitem__), reads
 
     def _leads(
-        self, value: oir.Value, joint: oir.Node, end: oir.Value, inside: set[oir.Node]
+        self, value: oir.Value, joint: oir.Node, ends: tuple[int, ...], inside: set[oir.Node]
     ) -> bool:
         return not value.is_graph_output() and all(
-            self._hosts.get(use.node, use.node) in inside or (value is end and use.node is joint)
+            self._hosts.get(use.node, use.node) in inside or (use.node is joint and use.idx in ends)
             for use in value.uses()
         )

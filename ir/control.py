@@ -25,7 +25,7 @@ from .loop_lists import follow_lists
 from .protos import subgraph_protos
 
 if TYPE_CHECKING:
-    from .shapes import Facts, Skeleton, Typed
+    from .shapes import Array, Facts, Skeleton, Typed
 
     Types = list[Typed | None]
 
@@ -174,8 +174,8 @@ class Iterations:
         self.lists: Mapping[str, Elements] = {}
         """The sequences among the states, as the body is given them."""
         self.limit = LIMIT
-        self.number = "", 0
-        """The name of the number of the iteration and what it is, while that is known."""
+        self.known: Mapping[str, Array] = {}
+        """Values of the body's inputs in the iteration that is looked at, as far as known."""
 
     def run(self, first: Types) -> None:
         """Follows states that initially have the types ``first`` (None: unknown). Afterwards the
@@ -222,15 +222,39 @@ class Iterations:
             _set(facts, name, kind)
         if self._true:
             facts.values[self._true] = np.array(True)
-        if self.number[0]:
-            name, number = self.number
-            facts.values[name] = np.full(self._given[name][1], number, np.int64)
+        facts.values.update(self.known)
         self._skeleton.infer_nodes(self._nodes, facts)
         self._seen.append([facts.types.get(name) for name in self._names])
         return [
             None if before is None else facts.types.get(name)
             for before, name in zip(row, self._out, strict=True)
         ]
+
+    def counted(
+        self, number: str, first: Sequence[Array | None], again: str, most: float
+    ) -> list[Mapping[str, Array]] | None:
+        """What is known in each iteration of a Loop: its ``number`` and what follows from the
+        values ``first`` of the states, to the one after which ``again`` is false, or to the last of
+        ``most``. None when nobody knows which one that is, or there are too many to follow."""
+        rounds: list[Mapping[str, Array]] = []
+        values, before = first, (self.known, self.lists)
+        goes_on: Array | None = np.array(True)
+        self.lists = {}
+        while goes_on is not None and goes_on.all() and len(rounds) < most:
+            count = len(rounds)
+            if (count + 1) * len(self.inner) > self.limit:
+                goes_on = None
+                break
+            at = np.full(self._given[number][1], count, np.int64)
+            states = {k: v for k, v in zip(self._into, values, strict=True) if v is not None}
+            self.known = {number: at, **states}
+            rounds.append(self.known)
+            self.at(count)
+            values = [self._facts.values.get(name) for name in self._out]
+            goes_on = self._facts.values.get(again)
+        self.known, self.lists = before
+        self.show()
+        return None if goes_on is None else rounds
 
     def after(self, trips: int | None) -> Types:
         """The types of the states after so many iterations (None: nobody knows how many)."""
@@ -301,10 +325,14 @@ def _follow_loop(skeleton: Skeleton, proto: onnx.NodeProto, facts: Facts) -> Non
     first = [facts.types.get(name) for name in states]
     loop.run(first)
     trips = _trip_count(proto, facts, outputs[0])
+    rounds = None
+    if trips is None or any(name in facts.lists for name in states):
+        rounds = _rounds(loop, facts, proto, inputs[0], outputs[0])
+        trips = trips if rounds is None else len(rounds)
     if trips == 1:
-        loop.number = inputs[0], 0
+        loop.known = {inputs[0]: np.zeros(given[inputs[0]][1], np.int64)}
         loop.run(first)
-    follow_lists(loop, facts, proto, graph, trips)
+    follow_lists(loop, facts, proto, graph, rounds)
     results = loop.after(trips)
     results += [_stacked(facts, kind, 0, trips) for kind in loop.made()]
     _finish(proto, facts, results, trips)
@@ -321,6 +349,19 @@ def _trip_count(proto: onnx.NodeProto, facts: Facts, again: str) -> int | None:
     if goes_on is None or not goes_on.size or not goes_on.reshape(-1)[0]:
         return None
     return max(int(most.reshape(-1)[0]), 0)
+
+
+def _rounds(
+    loop: Iterations, facts: Facts, proto: onnx.NodeProto, number: str, again: str
+) -> list[Mapping[str, Array]] | None:
+    """What is known in each iteration of a Loop; None when nobody knows how many there are."""
+    most, begins = (facts.values.get(name) if name else None for name in proto.input[:2])
+    if any(name and v is None for name, v in zip(proto.input[:2], (most, begins), strict=True)):
+        return None
+    if begins is not None and not begins.all():
+        return []
+    first = [facts.values.get(name) for name in proto.input[2:]]
+    return loop.counted(number, first, again, np.inf if most is None else int(most.reshape(-1)[0]))
 
 
 def _finish(proto: onnx.NodeProto, facts: Facts, results: Types, trips: int | None) -> None:

@@ -183,6 +183,14 @@ def pin_reason(analysis: Analysis, pin: Pin) -> str:
     return f"{pin.reason} ({site_name(analysis, pin.site)})"
 
 
+def nodes_across(analysis: Analysis, group: Group) -> list[str]:
+    """The nodes that look across the axes of a group: what makes it inexact."""
+    root, inexact = analysis.coupling.root, analysis.statements.inexact
+    roots = {root(axis) for axis in group.axes}
+    sites = dict.fromkeys(entry.site for entry in inexact if root(entry.axis) in roots)
+    return [site_name(analysis, site) for site in sites]
+
+
 def site_name(analysis: Analysis, site: int) -> str:
     """The operator and name of a node by its site number."""
     if site <= GRAPH_INPUT:

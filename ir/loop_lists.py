@@ -1,10 +1,10 @@
 """Sequences that a Loop fills: which elements its body and its outputs hold.
 
 Inside the body, a sequence holds what it may hold in any iteration. When the number of iterations
-is known, they are followed one by one, with the number of the iteration as a known value: the
-outputs then hold, in order, one copy for each iteration of every element that the body makes, with
-the sizes that it has there. An axis of the body whose size depends on the iteration is split as
-the states of a loop are (see `control`).
+is known, they are followed one by one, with the number of the iteration, and states that follow
+from it, as known values: the outputs then hold, in order, one copy for each iteration of every
+element that the body makes, with the sizes that it has there. An axis of the body whose size
+depends on the iteration is split as the states of a loop are (see `control`).
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ from .lists import Elements
 
 if TYPE_CHECKING:
     from .control import Iterations
-    from .shapes import Facts, Typed
+    from .shapes import Array, Facts, Typed
 
 Lists = dict[str, Elements]
 """By the names of the states in the body."""
 
 
 def follow_lists(
-    loop: Iterations, facts: Facts, proto: onnx.NodeProto, body: onnx.GraphProto, trips: int | None
+    loop: Iterations,
+    facts: Facts,
+    proto: onnx.NodeProto,
+    body: onnx.GraphProto,
+    rounds: Sequence[Mapping[str, Array]] | None,
 ) -> None:
-    """Finds the sequences among the states of a Loop that runs ``trips`` times (None: nobody
-    knows); its body must have been inferred."""
+    """Finds the sequences among the states of a Loop whose body, which must have been inferred,
+    runs once for each of ``rounds``, values that are known then (None: nobody knows how often)."""
     states = [
         (outer, into.name, out.name, result)
         for outer, into, out, result in zip(
@@ -43,8 +47,8 @@ def follow_lists(
     back = {into: out for _, into, out, _ in states}
     _settle(loop, facts, first, back)
     found = dict(loop.lists)
-    if trips is not None and trips * len(loop.inner) <= loop.limit:
-        found.update(_run(loop, facts, first, back, body.input[0].name, trips))
+    if rounds is not None:
+        found.update(_run(loop, facts, first, back, rounds))
     for _, into, _, result in states:
         if result and into in found:
             facts.lists[result] = found[into]
@@ -69,15 +73,14 @@ def _run(
     facts: Facts,
     first: Lists,
     back: Mapping[str, str],
-    number: str,
-    trips: int,
+    rounds: Sequence[Mapping[str, Array]],
 ) -> Lists:
     """What the sequences hold after the last iteration, as far as that can be told."""
-    lasting, known, copies = loop.lists, loop.number, set[str]()
+    lasting, known, copies = loop.lists, loop.known, set[str]()
     current = {into: first[into] for into in lasting}
     seen: list[dict[str, Typed]] = []
-    for iteration in range(trips):
-        loop.lists, loop.number = current, (number, iteration)
+    for iteration, values in enumerate(rounds):
+        loop.lists, loop.known = current, values
         loop.at(iteration)
         seen.append(_types(loop, facts))
         current = {}
@@ -85,8 +88,10 @@ def _run(
             made = facts.lists.get(back[into])
             if made is not None and made.exact:
                 current[into] = _copied(loop, facts, made, copies, iteration)
-    loop.lists, loop.number = lasting, known
+    loop.lists, loop.known = lasting, known
+    guess, facts.cut_open = facts.cut_open, False  # the iterations tell more about slices
     loop.show()
+    facts.cut_open = guess
     _show_types(facts, seen)
     return current
 

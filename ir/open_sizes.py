@@ -76,9 +76,26 @@ def _compress(proto: onnx.NodeProto, facts: Facts) -> list[Typed]:
     return [(dtype, (count,) if axis is None else _with(shape, axis, count))]
 
 
+def _slice(proto: onnx.NodeProto, facts: Facts) -> list[Typed]:
+    """Bounds that are no numbers before the run leave the sizes of all sliced axes open."""
+    dtype, shape = facts.types[proto.input[0]]
+    starts, _, named, _ = (*proto.input[1:], "", "", "", "")[:4]
+    if not facts.cut_open or starts not in facts.types:
+        return []
+    whole = np.arange(math.prod(facts.types[starts][1]))
+    axes = facts.values.get(named) if named else whole
+    count = None if axes is None else _count(facts)
+    if axes is None or count is None or axes.size > len(shape):
+        return []
+    for axis in axes.reshape(-1).tolist():
+        shape = _with(shape, axis % len(shape), count)
+    return [(dtype, shape)]
+
+
 _OPERATORS: dict[str, Callable[[onnx.NodeProto, Facts], list[Typed]]] = {
     "Compress": _compress,
     "NonMaxSuppression": _non_max_suppression,
     "NonZero": _non_zero,
+    "Slice": _slice,
     "Unique": _unique,
 }

@@ -16,6 +16,7 @@ import onnx_ir as oir
 
 from .constants import constant_tensor, set_constant, tensor_shape
 from .errors import TargetError
+from .graphs import Names
 from .naming import node_label
 from .shapes import Array
 
@@ -27,23 +28,24 @@ class RewriteError(TargetError):
 class Patcher:
     """Edits a model. ``values`` maps the names of all its graphs to their values; it is kept up.
     ``moves`` flags the elements of a named value that come from moving sizes. New constants stand
-    in the main graph, where every subgraph sees them."""
+    in the main graph, where every subgraph sees them; ``names`` hands out those that none has."""
 
     def __init__(
         self, model: oir.Model, values: dict[str, oir.Value], moves: Callable[[str], Array]
     ) -> None:
         self.graph = model.graph
         self.values = values
+        self.names = Names(values)
         self._moves = moves
         # Before IR version 4 an initializer is an input of the model as well.
         self._as_nodes = (model.ir_version or 4) < 4
-        self._copies: dict[str, int] = {}
+        self._clones: dict[oir.Value, list[oir.Value]] = {}
         self._abandoned: list[oir.Value] = []
 
     def new_constant(self, name: str, tensor: oir.TensorProtocol) -> oir.Value:
         """A new initializer, or Constant node where initializers would be inputs; the name gets a
         number if it is taken."""
-        name = self.free_name(name)
+        name = self.names.free(name)
         value = oir.Value(
             name=name, type=oir.TensorType(tensor.dtype), shape=oir.Shape(tensor_shape(tensor))
         )
@@ -57,15 +59,6 @@ class Patcher:
         self.values[name] = value
         return value
 
-    def free_name(self, name: str) -> str:
-        """The name itself, or with a number if any graph has it."""
-        unique, count = name, self._copies.get(name, 0)
-        while unique in self.values:
-            count += 1
-            unique = f"{name}_{count}"
-        self._copies[name] = count
-        return unique
-
     def patch(
         self, node: oir.Node, index: int, need: list[Array], given: list[Array] | None
     ) -> None:
@@ -77,17 +70,32 @@ class Patcher:
         need = [np.asarray(v).astype(dtype) for v in need]
         same = all(np.array_equal(need[0], v) for v in need[1:])
         if same and not self._right_by_chance(old, need[0], given):
-            tensor = oir.Tensor(need[0])
+            clone = self._clone_of(old, need[0])
             if old is not None and _is_own_constant(old):
-                set_constant(old, tensor)
+                set_constant(old, oir.Tensor(need[0]))
+                if clone is not None:  # the last of those that read it, all with the same need
+                    clone.replace_all_uses_with(old)
+                    self.abandon(clone)
                 return
-            label = f"{old.name if old is not None else node_label(node)}_pruned"
-            node.replace_input_with(index, self.new_constant(label, tensor))
+            if clone is None:
+                label = f"{old.name if old is not None else node_label(node)}_pruned"
+                clone = self.new_constant(label, oir.Tensor(need[0]))
+                if old is not None:
+                    self._clones.setdefault(old, []).append(clone)
+            node.replace_input_with(index, clone)
         else:
             assert old is not None
             node.replace_input_with(index, self._patch_entries(node, old, need, given))
         if old is not None:
             self.abandon(old)
+
+    def _clone_of(self, old: oir.Value | None, need: Array) -> oir.Value | None:
+        """What stands in for ``old`` elsewhere already, if it is what is needed here."""
+        for clone in self._clones.get(old, ()) if old is not None else ():
+            tensor = constant_tensor(clone)
+            if clone.uses() and tensor is not None and np.array_equal(tensor.numpy(), need):
+                return clone
+        return None
 
     def _right_by_chance(
         self, old: oir.Value | None, need: Array, given: list[Array] | None
@@ -164,7 +172,7 @@ class Patcher:
     def _insert(self, node: oir.Node, op: str, value: oir.Value, constant: Array) -> oir.Value:
         base = f"{value.name}_{op.lower()}"
         operand = self.new_constant(f"{base}_by", oir.Tensor(constant))
-        name = self.free_name(base)
+        name = self.names.free(base)
         inserted = oir.node(op, [value, operand], name=name)
         output = inserted.outputs[0]
         output.name, output.type, output.shape = name, value.type, value.shape
@@ -187,7 +195,7 @@ class Patcher:
             v if isinstance(v, oir.Value) else self.new_constant(f"{base}_by", oir.Tensor(v))
             for v in inputs
         ]
-        inserted = oir.node(op, given, attributes, name=self.free_name(base))
+        inserted = oir.node(op, given, attributes, name=self.names.free(base))
         output = inserted.outputs[0]
         output.name = inserted.name
         self.values[str(output.name)] = output

@@ -57,7 +57,9 @@ class Facts:
 
     Where control flow or the data leave a size open, ``split`` is set and ``look`` says what to
     assume: 0 and 1 are two different possibilities, None leaves the size unknown. ``declared``
-    are types that the model declares, the last resort.
+    are types that the model declares. Where all that leaves sizes of slices unknown, since the
+    bounds are data, ``cut_open`` says that they are such sizes: in the main graph a run tells
+    more.
     """
 
     binding: Mapping[str, int]
@@ -69,6 +71,7 @@ class Facts:
     look: int | None = 0
     split: bool = False
     declared: dict[str, Typed] = field(default_factory=dict)
+    cut_open: bool = False
 
 
 def infer_bindings(
@@ -168,6 +171,9 @@ class Skeleton:
             if missing:
                 facts.types.update(observe(binding, missing))
                 self.infer_nodes(self.nodes, facts)
+        if self.protos.keys() - facts.types.keys() - facts.lists.keys():
+            facts.cut_open = True
+            self.infer_nodes(self.nodes, facts)
         return facts
 
     def _declared(self, facts: Facts) -> dict[str, Typed]:

@@ -25,6 +25,8 @@ from .tensors import replaced_tensors
 
 _DATA_LIMIT = 1024  # bytes; larger floating-point tensors cannot be shapes and are left out
 _INTEGER_LIMIT = 1 << 20
+_AT_ANY_OPSET = ("LayerNormalization", "SimplifiedLayerNormalization")
+"""ONNX Runtime has these in the standard's domain at every opset; its optimisations write them."""
 
 
 @dataclass(frozen=True, order=True)
@@ -141,7 +143,7 @@ def _check_operator(
     version = imports.get(node.domain)
     if version is None:
         yield Problem(_label(node), f"is of domain {node.domain!r}, which no opset import names")
-    elif not node.domain:
+    elif not node.domain and node.op_type not in _AT_ANY_OPSET:
         try:
             deprecated = onnx.defs.get_schema(node.op_type, version, node.domain).deprecated
         except onnx.defs.SchemaError:

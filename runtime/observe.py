@@ -12,14 +12,15 @@ import onnx_ir as oir
 from ..ir.errors import CertificateError, ModelError
 from ..ir.flatten import flatten
 from ..ir.shapes import Observer, Typed
+from .session import Array
 
 
 def observer(
     model: oir.Model, calibration: Mapping[str, npt.NDArray[np.generic]] | None = None
 ) -> Observer:
-    """An `Observer` that runs ``model`` in ONNX Runtime on random (or the first calibration)
-    inputs and reports the types of the values asked for, by their names in the flat model (see
-    `flatten`); nothing if the model does not run."""
+    """An `Observer` that runs ``model`` in ONNX Runtime on random inputs, or the first calibration
+    inputs repeated or cut to the sizes of the binding, and reports the types of the values asked
+    for, by their names in the flat model (see `flatten`); nothing if the model does not run."""
 
     def observe(binding: Mapping[str, int], names: list[str]) -> Mapping[str, Typed]:
         from .calibration import calibration_feeds
@@ -35,7 +36,11 @@ def observer(
                 feed = (
                     random_feed(proto, binding, 0)
                     if calibration is None
-                    else next(iter(calibration_feeds(calibration, proto, binding, 1)))
+                    else _sized(
+                        next(iter(calibration_feeds(calibration, proto, binding, 1))),
+                        proto,
+                        binding,
+                    )
                 )
                 outputs = runner(proto, optimize=False)(feed)
             except (CertificateError, ModelError, StopIteration):
@@ -47,3 +52,20 @@ def observer(
         }
 
     return observe
+
+
+def _sized(
+    feed: Mapping[str, Array], proto: onnx.ModelProto, binding: Mapping[str, int]
+) -> dict[str, Array]:
+    """The feed with every symbolic dimension repeated or cut to the size it is bound to."""
+    from .signature import fed_inputs, input_shape
+
+    sized = dict(feed)
+    for value in fed_inputs(proto):
+        for axis, dim in enumerate(input_shape(value)[1]):
+            array = sized[value.name]
+            found = array.shape[axis]
+            wanted = binding.get(dim, found) if isinstance(dim, str) else found
+            if found and wanted != found:
+                sized[value.name] = array.take(np.arange(wanted) % found, axis)
+    return sized

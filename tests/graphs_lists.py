@@ -153,6 +153,48 @@ def loop_of_steps() -> Net:
     )  # fmt: skip
 
 
+@graph(2, "table w v")
+def loop_of_bags() -> Net:
+    """Sums of looked-up rows between bounds that are data, as PyTorch exports EmbeddingBag: a
+    counter ends the Loop, and an If stands in for empty bags. Groups: the columns of the table, the
+    hidden layer."""
+    return net(
+        "(int64[12,N] x, int64[3] ends) => (float[3,N,5] y)",
+        """rows = Gather<axis = 0>(table, x) bounds = Concat<axis = 0>(ends, length)
+        none = SequenceEmpty()
+        s, k = Loop(, yes, none, zero) <body = bag (int64 i, bool c, seq(float[1,N,R]) s0, int64 k0)
+            => (bool c2, seq(float[1,N,R]) s1, int64 k1) {
+            at = Reshape(k0, minus) next = Add(at, one) after = Add(next, one)
+            begin = Slice(bounds, at, next) end = Slice(bounds, next, after)
+            empty = Equal(begin, end)
+            b = If(empty) <
+                then_branch = none () => (float[1,N,R] z) { z = Gather<axis = 0>(rows, axes) },
+                else_branch = some () => (float[1,N,R] t) {
+                part = Slice(rows, begin, end) t = ReduceSum(part, axes) }>
+            s1 = SequenceInsert(s0, b) k1 = Add(k0, unit) c2 = Less(k1, bags) }>
+        e = ConcatFromSequence<axis = 0>(s) h = MatMul(e, w) r = Relu(h) y = MatMul(r, v)""",
+        table=(8, 16), w=(16, 24), v=(24, 5), length=[12], minus=[-1], one=[1],
+        axes=[0], zero=scalar(0), unit=scalar(1), bags=scalar(3), yes=scalar(1).astype(bool),
+    )  # fmt: skip
+
+
+@graph(2, "table w v")
+def loop_of_sliced_indices() -> Net:
+    """The same with a number of iterations, the indices sliced and every bag a row that the Loop
+    stacks. Groups: the columns of the table, the hidden layer."""
+    return net(
+        "(int64[12,N] x, int64[3] starts, int64[3] ends) => (float[3,N,5] y)",
+        """e = Loop(bags, yes) <body = bag (int64 i, bool c) => (bool c2, float[N,R] b) {
+            first = Gather<axis = 0>(starts, i) last = Gather<axis = 0>(ends, i)
+            begin = Unsqueeze(first, axes) end = Unsqueeze(last, axes)
+            part = Slice(x, begin, end, axes) rows = Gather<axis = 0>(table, part)
+            b = ReduceSum<keepdims = 0>(rows, axes) c2 = Identity(c) }>
+        h = MatMul(e, w) r = Relu(h) y = MatMul(r, v)""",
+        table=(8, 16), w=(16, 24), v=(24, 5), axes=[0], bags=scalar(3),
+        yes=scalar(1).astype(bool),
+    )  # fmt: skip
+
+
 @graph(1, "w v")
 def loop_over_a_sequence() -> Net:
     """A Loop adds up the elements of a sequence, which one it takes being known only there.

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from jsonschema import Draft202012Validator
 from onnx import numpy_helper
 
 import secateur
 from secateur.ir.coupling import Flags
+from secateur.ir.errors import UsageError
 from secateur.ir.io import to_proto
 from secateur.runtime.cost import CostModel
 
-from .graphs import Array
-from .pruning_checks import CARRIERS, Carrier, analysis, constants
+from .graph_builder import build, net
+from .graphs import Array, feeds
+from .pruning_checks import CARRIERS, Carrier, analysis, constants, run
 
+SCHEMA = Path(__file__).parent.parent / "docs" / "report.schema.json"
 ATTRIBUTES = ("num_heads", "kv_num_heads", "q_num_heads", "qkv_hidden_sizes", "scale")
 
 
@@ -151,3 +157,45 @@ def test_quantised_attention(carrier: Carrier) -> None:
     certificate = secateur.certify(plan, rewritten, threads=1)
     assert certificate.ok, certificate.describe()
     assert list(constants(to_proto(rewritten.model))["w"].dims) == [16, 24]
+
+
+def decoder() -> onnx.ModelProto:
+    """A cached decoder: keys and values of the past P stand before those of T new tokens, the mask
+    covers all S of them."""
+    parts = net(
+        """(float[N,T,16] x, float[N,4,P,4] pk, float[N,4,P,4] pv, float[N,S] mask)
+        => (float[N,T,16] y, float[N,4,S,4] ok, float[N,4,S,4] ov)""",
+        """q0 = MatMul(x, wq) k0 = MatMul(x, wk) v0 = MatMul(x, wv) q1 = Reshape(q0, split)
+        k1 = Reshape(k0, split) v1 = Reshape(v0, split) q = Transpose<perm = [0,2,1,3]>(q1)
+        k = Transpose<perm = [0,2,1,3]>(k1) v = Transpose<perm = [0,2,1,3]>(v1)
+        ok = Concat<axis = 2>(pk, k) ov = Concat<axis = 2>(pv, v)
+        kt = Transpose<perm = [0,1,3,2]>(ok) s = MatMul(q, kt) m = Unsqueeze(mask, axes)
+        sm = Add(s, m) p = Softmax(sm) o = MatMul(p, ov) o1 = Transpose<perm = [0,2,1,3]>(o)
+        o2 = Reshape(o1, merged) h = MatMul(o2, wo) u = MatMul(h, w1) r = Relu(u)
+        y = MatMul(r, w2)""",
+        wq=(16, 16), wk=(16, 16), wv=(16, 16), wo=(16, 16), w1=(16, 32), w2=(32, 16),
+        split=[0, 0, 4, 4], merged=[0, 0, 16], axes=[1, 2],
+    )  # fmt: skip
+    return build("decoder", parts, 17, "initializers")
+
+
+def test_a_decoder_is_pruned_without_a_past_and_runs_with_one(tmp_path: Path) -> None:
+    source, target, report = (tmp_path / name for name in ("a.onnx", "b.onnx", "r.json"))
+    onnx.save(decoder(), str(source))
+    result = secateur.prune(source, ratio=0.5, dims={"T": 5, "P": 0, "S": 5}, bench=False)
+    assert result.certificate is not None and result.certificate.ok
+    assert result.certificate.notes == ()
+    first, second = result.certificate.bindings
+    assert first == {"N": 1, "T": 5, "P": 0, "S": 5}
+    assert second["P"] > 0 and second["S"] == second["P"] + second["T"]
+    result.save(target, report)
+    assert secateur.verify(source, target, report).ok
+    Draft202012Validator(json.loads(SCHEMA.read_text())).validate(json.loads(report.read_text()))
+    small = onnx.load(target)
+    assert run(small, feeds(small, N=2, T=3, P=7, S=10))["y"].shape == (2, 3, 16)
+
+
+def test_a_batch_of_nothing_and_negative_sizes_are_refused() -> None:
+    for dims, least in (({"N": 0, "T": 5, "P": 2, "S": 7}, 1), ({"T": 5, "P": -1, "S": 4}, 0)):
+        with pytest.raises(UsageError, match=f"needs a size of {least} to"):
+            secateur.prune(decoder(), ratio=0.5, dims=dims, bench=False)

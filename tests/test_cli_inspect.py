@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 from .cli_runs import CALIBRATION, invoke, macs, prune, shapes
+from .graphs import GRAPHS
 
 pytestmark = pytest.mark.usefixtures("example_folder")
 
@@ -43,6 +45,9 @@ def test_explain() -> None:
     assert axis["path"][-1]["value"] == "logits"
     protected = invoke("explain", "m.onnx", "stem.weight:0", "--protect", "stem.weight").stdout
     assert "protected by 'stem.weight'" in protected
+    onnx.save(GRAPHS["efficient_channel_attention"](), "gated.onnx")
+    gated = invoke("explain", "gated.onnx", "w1:0").stdout
+    assert "inexact: needs --inexact" in gated and "looked across by Conv 'k'" in gated
 
 
 def test_bench() -> None:

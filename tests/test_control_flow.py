@@ -269,6 +269,13 @@ def test_shapes_that_a_function_declares_are_dropped_where_wrong() -> None:
     run(small, feeds(small))
 
 
+def test_a_counter_that_ends_a_loop_tells_how_often_it_runs() -> None:
+    model = GRAPHS["loop_of_bags"]()
+    found = analysis("loop_of_bags")
+    model.graph.output.append(onnx.ValueInfoProto(name="k"))
+    assert found.facts[0].trips == {"s": run(model, feeds(model))["k"]}
+
+
 def test_a_function_of_another_opset_is_a_barrier() -> None:
     """Its Softmax means something else than the model's."""
     text = """<domain: "m", opset_import: ["": 11]> soft (x) => (y) { y = Softmax(x) }"""

@@ -46,7 +46,7 @@ def samples(*shape: int) -> dict[str, Array]:
 
 def branches(model: onnx.ModelProto) -> dict[str, tuple[str, int, tuple[str, ...]]]:
     found = residual_branches(secateur.load(model).graph)
-    return {b.joint: (b.source, b.operand, b.nodes) for b in found}
+    return {b.joint: (b.source, b.operands[0][0], b.nodes) for b in found}
 
 
 def test_branches_are_what_lies_between_a_value_and_its_add() -> None:

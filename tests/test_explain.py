@@ -10,8 +10,9 @@ import pytest
 import secateur
 from secateur.ir.analysis import Analysis
 from secateur.ir.errors import UsageError
-from secateur.ir.explain import Explanation, axis_graph, explain
+from secateur.ir.explain import Explanation, axis_graph, explain, nodes_across
 
+from .graph_builder import build, net
 from .graphs import GRAPHS, INFO
 from .test_coupling import coordinates, pinned_by_hand
 
@@ -181,3 +182,38 @@ def test_the_axis_graph_holds_every_axis_and_link() -> None:
     assert [sizes[a] for a in range(len(sizes))] == found.coupling.sizes
     ends = {frozenset((a, b)) for a, b in graph.edges()}
     assert ends == {frozenset((link.a, link.b)) for link in found.coupling.links}
+
+
+LOCAL_NORM = """h = Conv<pads=[1,1,1,1]>(x, w) r = Relu(h) NORM
+v = Conv(n, u) p = GlobalAveragePool(v) y = Flatten(p)"""
+"""Channels divided by a power of the mean square of five neighbours, as one operator or as PyTorch
+exports it: a pooling over the channels, which Pad has widened."""
+NORMS = {
+    "operator": "n = LRN<size = 5>(r)",
+    "exported": """s = Mul(r, r) c = Unsqueeze(s, one) d = Pad(c, wide)
+    m = AveragePool<kernel_shape = [5, 1, 1]>(d) e = Squeeze(m, one) f = Add(e, k) n = Div(r, f)""",
+}
+
+
+@pytest.mark.parametrize("form", NORMS)
+def test_a_norm_over_neighbouring_channels_is_named(form: str) -> None:
+    parts = net(
+        "(float[N,3,6,6] x) => (float[N,10] y)",
+        LOCAL_NORM.replace("NORM", NORMS[form]),
+        w=(16, 3, 3, 3), u=(10, 16, 1, 1), one=[1], wide=[0, 0, 2, 0, 0, 0, 0, 2, 0, 0], k=1.0,
+    )  # fmt: skip
+    found = secateur.analyze(build("local", parts, 17, "initializers"))
+    (entry,) = explain(found, "w", 0)
+    if form == "operator":
+        (group,) = entry.groups
+        assert not group.exact and nodes_across(found, group) == ["LRN 'n'"]
+    else:
+        assert entry.reason == "a spatial axis of a pooling (AveragePool 'm')"
+        assert [step.value for step in entry.path] == ["h", "r", "s", "c", "d"]
+
+
+def test_a_gate_over_the_channels_is_named() -> None:
+    found = analyze("efficient_channel_attention")
+    inexact = [group for group in found.groups if not group.exact]
+    assert [nodes_across(found, group) for group in inexact] == [["Conv 'k'"]]
+    assert all(nodes_across(found, group) == [] for group in found.groups if group.exact)

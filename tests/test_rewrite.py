@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import secateur
 from secateur.ir.io import to_proto
 
-from .graph_builder import subgraphs
+from .graph_builder import Form, Weight, build, net, subgraphs
 from .graphs import GRAPHS, INFO, feeds
 from .pruning_checks import (
     PLAIN,
@@ -181,6 +181,28 @@ def shared_bias() -> onnx.ModelProto:
         [helper.make_tensor_value_info(f"y{k}", 1, ["N", 3]) for k in "12"], weights,
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("form", ["initializers", "constants"])
+def test_a_shared_target_that_all_need_alike_stays_one(form: Form) -> None:
+    """Three Reshapes to [0, 4, 8], whose 8 columns halve; a fourth, of what stays, is not cut."""
+    text = """h = MatMul(x, w) r = Relu(h) s = Tanh(h) k = MatMul(x, u)
+    a = Reshape(h, t) b = Reshape(r, t) c = Reshape(s, t) d = Reshape(k, KEPT)
+    e = Add(a, b) f = Add(e, c) g = MatMul(f, v) y = MatMul(d, z) o = Add(g, y)"""
+    weights: dict[str, Weight] = {"w": (6, 32), "u": (6, 32), "v": (8, 3), "z": (8, 3)}
+    for kept, names in (("t", {"t", "t_pruned"}), ("q", {"t", "q"})):
+        targets: dict[str, Weight] = {name: [0, 4, 8] for name in {"t", kept}}
+        parts = net(
+            "(float[N,6] x) => (float[N,4,3] o)", text.replace("KEPT", kept), **weights, **targets
+        )
+        model = build("alike", parts, 17, form)
+        result = secateur.prune(model, ratio=0.5, protect=["u"], bench=False)
+        small = to_proto(result.model)
+        read = [n.input[1] for n in small.graph.node if n.op_type == "Reshape"]
+        held = {k: numpy_helper.to_array(t).tolist() for k, t in constants(small).items()}
+        assert set(read) == names == held.keys() - weights.keys()
+        assert read[0] == read[1] == read[2] != read[3]
+        assert held[read[0]] == [0, 4, 4] and held[read[3]] == [0, 4, 8]
 
 
 @pytest.mark.parametrize("protect", [(), ("w1",), ("w2",)])

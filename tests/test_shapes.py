@@ -108,6 +108,9 @@ def test_other_sizes() -> None:
     assert moved_alone(sizes) == [
         {**sizes, "N": 2}, {**sizes, "T": 14}, {**sizes, "T": 3}, {**sizes, "S": 4},
     ]  # fmt: skip
+    past = {"N": 1, "P": 0, "T": 7, "S": 7}
+    assert [other["P"] for other in moved_together(past)] == [7, 4, 1]
+    assert {"N": 2, "P": 7, "T": 7, "S": 14} in moved_but_one(past)
     assert moved_together({"N": 1}) == moved_alone({"N": 1}) == [{"N": 2}]
     assert moved_together({}) == moved_alone({}) == moved_but_one({}) == []
 
@@ -116,7 +119,7 @@ def test_other_sizes() -> None:
     ("dims", "message"),
     [
         ({}, r"without a size \('T': axis 2 of input 'x'\); pass --dim T=SIZE"),
-        ({"T": 0}, "'T' needs a positive size, not 0"),
+        ({"T": -1}, "'T' needs a size of 0 or more, not -1"),
         ({"T": 4, "batch": 2}, r"no .* called 'batch' \(the model has: N, T\)"),
     ],
 )
@@ -235,6 +238,14 @@ def unknowable() -> onnx.ModelProto:
         "sizes": np.array([-1, 24], np.int64),
     }
     return model_of(nodes, {"x": (1, ["N", 3, 2, 2])}, ["y"], weights)
+
+
+def test_calibration_data_is_observed_at_the_sizes_of_the_binding() -> None:
+    proto = unknowable()
+    rows = np.ones((3, *(d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim[1:])))
+    data = {proto.graph.input[0].name: rows.astype(np.float32)[:, None]}
+    seen = observer(to_ir(proto), data)({"N": 5}, ["flat", "y"])
+    assert seen == {"flat": (TensorProto.FLOAT, (5, 24)), "y": (TensorProto.FLOAT, (5, 5))}
 
 
 def test_what_inference_cannot_find_is_declared_or_observed() -> None:

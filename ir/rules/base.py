@@ -17,6 +17,7 @@ import onnx_ir as oir
 from ..columns import Column
 from ..coupling import Alternative, Choice, Coupling, Indices, Layout
 from ..shapes import Array
+from .sums import Sum
 
 if TYPE_CHECKING:
     from ..restated import Restated
@@ -356,6 +357,7 @@ def positive_axes(axes: Sequence[int], rank: int) -> list[int]:
 Exactness = Literal["exact", "inexact", "depends", "pinned"]
 Couple = Callable[[Site], None]
 Restate = Callable[["Restated"], None]
+Sums = Callable[[oir.Node], Sum | None]
 
 
 @dataclass(frozen=True)
@@ -365,7 +367,8 @@ class Rule:
     ``family`` is its group of operators; ``all_outputs`` says that outputs count even if nothing
     reads them (they are None for the rule otherwise); ``exactness`` is what removing units at this
     operator is: "exact", "inexact" (it looks across an axis that shrinks), "depends" (on attributes
-    or shapes), "pinned" (nothing goes); ``enters`` says that rules hold inside its subgraphs, too.
+    or shapes), "pinned" (nothing goes); ``enters`` says that rules hold inside its subgraphs, too;
+    ``sums`` finds the sum that a node computes, None where it computes none.
     """
 
     couple: Couple
@@ -375,6 +378,7 @@ class Rule:
     all_outputs: bool = False
     exactness: Exactness = "exact"
     enters: bool = False
+    sums: Sums | None = None
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -389,12 +393,19 @@ def rule(
     all_outputs: bool = False,
     exactness: Exactness = "exact",
     enters: bool = False,
+    sums: Sums | None = None,
 ) -> Callable[[Couple], Couple]:
     """Registers the decorated function as the coupling rule of these operators."""
 
     def register(couple: Couple) -> Couple:
         made = Rule(
-            couple, restate, family, all_outputs=all_outputs, exactness=exactness, enters=enters
+            couple,
+            restate,
+            family,
+            all_outputs=all_outputs,
+            exactness=exactness,
+            enters=enters,
+            sums=sums,
         )
         RULES.update({(domain, op): made for op in ops})
         return couple

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from .base import Operand, Site, rule
 from .elementwise import align
+from .sums import gemm_sum
 
 
 @rule("MatMul", family="contraction")
@@ -47,7 +48,7 @@ def product(
     site.macs(*y.axes, a.axis(k_a))
 
 
-@rule("Gemm", family="contraction")
+@rule("Gemm", family="contraction", sums=gemm_sum)
 def gemm(site: Site) -> None:
     """alpha * A' B' + beta * C, with A' and B' optionally transposed and C broadcast."""
     transposed_product(site, 1, 2)

@@ -6,9 +6,11 @@ Each is a chain of operators of the standard in one node, and couples as they do
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as oir
 
 from .base import Operand, Site, rule
 from .contraction import product, transposed_product
@@ -16,6 +18,7 @@ from .conv import convolution, restate_group, set_group, weight_of
 from .elementwise import align, broadcast
 from .normalization import grouped, restate_groups
 from .quantization import MICROSOFT, whole_tensor
+from .sums import Sum, gemm_sum, has_input
 
 if TYPE_CHECKING:
     from ..restated import Restated
@@ -85,7 +88,13 @@ def _order(site: Site, number: int, name: str) -> list[int]:
     return order
 
 
-@rule("FusedGemm", domain=MICROSOFT, family="contraction")
+def _activated_gemm_sum(node: oir.Node) -> Sum | None:
+    """A B and C, where neither scale nor an activation that cannot stand alone is in the way."""
+    found = gemm_sum(node)
+    return None if found is None else _activated(node, found)
+
+
+@rule("FusedGemm", domain=MICROSOFT, family="contraction", sums=_activated_gemm_sum)
 def fused_gemm(site: Site) -> None:
     """A Gemm and an activation."""
     transposed_product(site, 1, 2)
@@ -100,7 +109,42 @@ def gemm_fast_gelu(site: Site) -> None:
         align(site, bias, site.y)
 
 
+_ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    "HardSigmoid": ("alpha", "beta"),
+    "LeakyRelu": ("alpha",),
+    "Relu": (),
+    "Sigmoid": (),
+    "Tanh": (),
+}
+"""Fused activations that are one node with these attributes."""
+
+
+def _activated(node: oir.Node, found: Sum) -> Sum | None:
+    """The sum in front of the node's activation; None if that is no node of its own."""
+    if "activation" not in node.attributes:
+        return found
+    known = node.attributes["activation"].as_string() in _ACTIVATIONS
+    return replace(found, output=None, rest=_activation) if known else None
+
+
+def _activation(node: oir.Node, total: oir.Value) -> oir.Node:
+    kind = node.attributes["activation"].as_string()
+    names = _ACTIVATIONS[kind]
+    if node.op_type == "FusedGemm":
+        values = [node.attributes[f"activation_{name}"].as_float() for name in names]
+    else:
+        values = [*node.attributes["activation_params"].as_floats()] if names else []
+    return oir.node(kind, [total], dict(zip(names, values, strict=True)))
+
+
 # -- convolutions ---------------------------------------------------------------------------------
+
+
+def _fused_conv_sum(node: oir.Node) -> Sum | None:
+    """X * W + B and Z."""
+    if not has_input(node, 3):
+        return None
+    return _activated(node, Sum((3,), (0, 1), (2,) if has_input(node, 2) else ()))
 
 
 @rule(
@@ -109,6 +153,7 @@ def gemm_fast_gelu(site: Site) -> None:
     family="contraction",
     restate=restate_group,
     exactness="depends",
+    sums=_fused_conv_sum,
 )
 def fused_conv(site: Site) -> None:
     """A Conv, plus Z, and an activation."""
@@ -175,12 +220,37 @@ def _vectors(site: Site, numbers: Sequence[int]) -> list[tuple[int, int]]:
     return [(k, 0) for k in numbers if site.input(k) is not None]
 
 
+def _skip_sum(node: oir.Node) -> Sum | None:
+    """X + skip + bias, unless something reads the statistics of their normalisation."""
+    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:3]):
+        return None
+    bias = 2 + _vector_count(node)
+    return Sum((0, 1), (), (bias,) if has_input(node, bias) else (), 3, _normalisation)
+
+
+def _vector_count(node: oir.Node) -> int:
+    """How many vectors the normalisation itself has: scale and, in the full one, shift."""
+    return 1 if node.op_type == "SkipSimplifiedLayerNormalization" else 2
+
+
+def _normalisation(node: oir.Node, total: oir.Value) -> oir.Node:
+    epsilon = node.attributes.get("epsilon")
+    # Not an empty name for a shift that is left out: ONNX Runtime crashes on it.
+    vectors = [v for v in node.inputs[2 : 2 + _vector_count(node)] if v is not None]
+    return oir.node(
+        node.op_type.removeprefix("Skip"),
+        [total, *vectors],
+        {"axis": -1, "epsilon": 1e-12 if epsilon is None else epsilon.as_float()},
+    )
+
+
 @rule(
     "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",
     domain=MICROSOFT,
     family="normalisation",
     exactness="inexact",
+    sums=_skip_sum,
 )
 def skip_layer_normalization(site: Site) -> None:
     """Normalises X + skip + bias over the last axis; the last output is that sum."""

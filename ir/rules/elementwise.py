@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import Operand, Site, rule
+from .sums import inputs_sum
 
 UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Clip Cos Cosh Elu Erf "
@@ -17,6 +18,7 @@ NARY = (
 ).split()
 
 
+@rule("Add", "Sum", family="elementwise", sums=inputs_sum)
 @rule(*UNARY, *NARY, family="elementwise")
 def broadcast(site: Site) -> None:
     """Axes aligned from the end; a size-1 axis against a longer one couples nothing."""
