@@ -53,6 +53,20 @@ def set_constant(value: oir.Value, tensor: oir.TensorProtocol) -> None:
         value.shape = oir.Shape(tensor_shape(tensor))
 
 
+def initializers_are_inputs(model: oir.Model) -> bool:
+    """Whether every initializer has to be an input of the model: below IR version 4."""
+    return (model.ir_version or 4) < 4
+
+
+def remove_constant(value: oir.Value) -> None:
+    """Removes an initializer or a Constant node that nothing reads."""
+    node, graph = value.producer(), value.graph
+    if node is not None and node.graph is not None:
+        node.graph.remove(node, safe=True)
+    elif isinstance(graph, oir.Graph):
+        graph.initializers.pop(str(value.name))
+
+
 def constants(graph: oir.Graph) -> Iterator[tuple[oir.Value, oir.TensorProtocol]]:
     """Every constant of the graph and its subgraphs; in each initializers, then Constant nodes."""
     for part in (graph, *graph.subgraphs()):

@@ -3,11 +3,13 @@
 Analysis and reports name values, so every name must mean one value in the main graph and in all
 subgraphs. `flatten` gives a model like that:
 
-- a call of a local function becomes the function's nodes, named ``<call>/<name>``;
+- a call of a local function becomes the function's nodes, named ``<call>/<name>``; a constant of
+  its body becomes one initializer for all calls, named ``<function>/<name>``;
 - a name that a subgraph shares with another graph gets a number.
 
-`restore` takes both back in a rewritten copy as far as pruning allows: a call stays a call where
-all nodes of its body came through unchanged, and subgraphs get their names back.
+`restore` takes both back in a rewritten copy as far as pruning allows: a call becomes a call again
+where its body came through unchanged or changed as in other calls, which give the function its new
+body, and subgraphs get their names back.
 """
 
 from __future__ import annotations

@@ -1,20 +1,32 @@
 """Local functions in place of their calls.
 
 A call becomes the function's nodes, named ``<call>/<name>``; every node remembers where it came
-from, so that `calls` can put the call back.
+from, so that `calls` can put the call back. Constants of a body are one initializer,
+``<function>/<name>``, for all calls: a weight stays one weight, however often its function is
+called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
 import onnx_ir as oir
 
+from .constants import constants, initializers_are_inputs, remove_constant, tensor_shape
 from .graphs import Names, subgraphs, value_names
+from .naming import output_name
+from .renaming import nameable
+from .sparse import is_sparse
 
 CALL = "secateur.call"
+"""In the ``meta`` of a node of a body: the innermost `Call` that it stands in."""
+ORIGIN = "secateur.origin"
+"""In the ``meta`` of such a node: the function's node that it was. In that of a shared constant:
+the function's, and the tensor that it has as long as it is not changed."""
+RESULTS = "secateur.results"
+"""In the ``meta`` of a value: the calls whose outputs it is, each with the output's number."""
 _GRAPHS = (oir.AttributeType.GRAPH, oir.AttributeType.GRAPHS)
 
 
@@ -22,26 +34,30 @@ _GRAPHS = (oir.AttributeType.GRAPH, oir.AttributeType.GRAPHS)
 class Call:
     """A call that was inlined.
 
-    ``node`` is the call itself, detached; ``inputs`` are the values of the flat model that it
-    read, ``outputs`` the names of those that it wrote ("" where one was left out); nodes of its
-    body carry ``(call, place)`` in their ``meta``, and so does ``node`` if it stood in another
-    call's body.
+    ``node`` is the call itself, detached; its ``meta`` says in which other call's body it stood.
+    ``inputs`` are the values of the flat model that it read, ``output`` is the name of the first
+    that it wrote.
     """
 
     node: oir.Node
-    function: oir.OperatorIdentifier
+    function: oir.Function
     inputs: list[oir.Value | None]
-    outputs: list[str]
+    output: str
 
     @property
     def label(self) -> str:
         """A name for messages and for the nodes of the body."""
-        return self.node.name or next(filter(None, self.outputs), self.node.op_type)
+        return self.node.name or self.output or self.node.op_type
 
     @property
-    def parent(self) -> tuple[Call, int] | None:
-        """The call whose body this one stands in, and its place there."""
-        found: tuple[Call, int] | None = self.node.meta.get(CALL)
+    def key(self) -> oir.OperatorIdentifier:
+        """The function's identifier."""
+        return self.function.identifier()
+
+    @property
+    def parent(self) -> Call | None:
+        """The call whose body this one stands in."""
+        found: Call | None = self.node.meta.get(CALL)
         return found
 
     def chain(self) -> Iterator[Call]:
@@ -49,7 +65,27 @@ class Call:
         call: Call | None = self
         while call is not None:
             yield call
-            call = call.parent[0] if call.parent else None
+            call = call.parent
+
+
+def adopt(node: oir.Node, reader: oir.Node, inputs: Iterable[oir.Value]) -> None:
+    """A new ``node`` in front of ``reader`` belongs to the innermost body around it in which one
+    of the new node's inputs is computed."""
+    makers = [p.meta[CALL] for v in inputs if (p := v.producer()) is not None and CALL in p.meta]
+    around = {call for maker in makers for call in maker.chain()}
+    for call in reader.meta[CALL].chain() if CALL in reader.meta else ():
+        if call in around:
+            node.meta[CALL] = call
+            return
+
+
+def forget(node: oir.Node) -> None:
+    """Removes what a node and its results remember of calls."""
+    for key in (CALL, ORIGIN):
+        node.meta.pop(key, None)
+    for value in node.outputs:
+        value.meta.pop(RESULTS, None)
+        value.meta.pop(ORIGIN, None)
 
 
 class Inliner:
@@ -60,6 +96,7 @@ class Inliner:
         self.names = Names(value_names(model.graph))
         self.labels = Names(str(node.name) for node in model.graph.all_nodes())
         self.fits: dict[oir.OperatorIdentifier, bool] = {}
+        self.constants: dict[oir.Value, oir.Value] = {}
 
     def run(self) -> None:
         """Outer calls first, so that attributes are numbers when a nested call needs them."""
@@ -75,7 +112,7 @@ class Inliner:
 
     def _inlinable(self, node: oir.Node, function: oir.Function) -> bool:
         key, around = function.identifier(), node.meta.get(CALL)
-        if around is not None and any(c.function == key for c in around[0].chain()):
+        if around is not None and any(c.key == key for c in around.chain()):
             return False
         if any(a.type in _GRAPHS or a.is_ref() for a in node.attributes.values()):
             return False
@@ -106,19 +143,22 @@ class Inliner:
     def _inline(self, node: oir.Node, function: oir.Function) -> list[oir.Node]:
         graph = node.graph
         assert graph is not None
-        outputs = [value.name or "" for value in node.outputs]
-        call = Call(node, function.identifier(), [*node.inputs], outputs)
+        call = Call(node, function, [*node.inputs], output_name(node))
         body = function.graph.clone()
+        for inner, written in zip(list(body.all_nodes()), function.all_nodes(), strict=True):
+            inner.meta[CALL], inner.meta[ORIGIN] = call, written
+        self._share_constants(body, function)
         nodes = list(body)
         given = {**{k: a for k, a in function.attributes.items() if a.value is not None}}
         given |= node.attributes
         for inner in list(body.all_nodes()):
             _resolve(inner, given)
         actual = dict(zip(body.inputs, node.inputs, strict=False))
-        results: list[oir.Value | None] = []
+        results: list[oir.Value] = []
         for formal in body.outputs[: len(node.outputs)]:
             if formal in actual or formal in body.inputs or formal in results:
                 glue = oir.node("Identity", [formal])
+                glue.meta[CALL] = call
                 nodes.append(glue)
                 formal = glue.outputs[0]
             results.append(formal)
@@ -126,24 +166,56 @@ class Inliner:
         for formal in body.inputs:
             for user, index in tuple(formal.uses()):
                 user.replace_input_with(index, actual.get(formal))
-        for place, inner in enumerate(nodes):
+        for inner in nodes:
             if inner.graph is not None:
                 body.remove(inner)
-            inner.meta[CALL] = (call, place)
             if inner.name:
                 inner.name = self.labels.free(f"{call.label}/{inner.name}")
             for value in inner.outputs:
                 if value.name or value in results:
                     value.name = self.names.free(f"{call.label}/{value.name or 'value'}")
         graph.insert_before(node, nodes)
-        for value, result in zip(node.outputs, results, strict=True):
-            assert result is not None
+        for number, (value, result) in enumerate(zip(node.outputs, results, strict=True)):
             take_over(value, result)
+            result.meta[RESULTS] = (*value.meta.get(RESULTS, ()), (call, number))
             if value.name:
                 name, value.name = value.name, None
                 result.name = name
         graph.remove(node, safe=True)
         return nodes
+
+    def _share_constants(self, body: oir.Graph, function: oir.Function) -> None:
+        """Constants of the main graph in place of a body's that no attribute of the call decides,
+        but those that a graph gives as a result."""
+        pairs = zip(list(constants(body)), constants(function.graph), strict=True)
+        for (value, tensor), (written, _) in pairs:
+            if not value.uses() or value.is_graph_output() or is_sparse(tensor):
+                continue
+            if written not in self.constants:
+                self.constants[written] = self._constant(function, written, tensor)
+            value.replace_all_uses_with(self.constants[written])
+            remove_constant(value)
+
+    def _constant(
+        self, function: oir.Function, written: oir.Value, tensor: oir.TensorProtocol
+    ) -> oir.Value:
+        held = nameable(tensor)
+        value = oir.Value(
+            name=self.names.free(f"{function.name}/{written.name}"),
+            type=oir.TensorType(tensor.dtype),
+            shape=oir.Shape(tensor_shape(tensor)),
+        )
+        value.meta[ORIGIN] = (written, held)
+        graph = self.model.graph
+        if initializers_are_inputs(self.model):
+            attribute = oir.AttrTensor("value", held)
+            graph.insert_before(
+                graph[0], oir.Node("", "Constant", [], [attribute], outputs=[value])
+            )
+        else:
+            value.const_value = held
+            graph.register_initializer(value)
+        return value
 
 
 def _schema(node: oir.Node, version: int) -> int | None:

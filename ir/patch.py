@@ -14,9 +14,10 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as oir
 
-from .constants import constant_tensor, set_constant, tensor_shape
+from .constants import constant_tensor, initializers_are_inputs, set_constant, tensor_shape
 from .errors import TargetError
 from .graphs import Names
+from .inlining import CALL, adopt
 from .naming import node_label
 from .shapes import Array
 
@@ -37,8 +38,7 @@ class Patcher:
         self.values = values
         self.names = Names(values)
         self._moves = moves
-        # Before IR version 4 an initializer is an input of the model as well.
-        self._as_nodes = (model.ir_version or 4) < 4
+        self._as_nodes = initializers_are_inputs(model)
         self._clones: dict[oir.Value, list[oir.Value]] = {}
         self._abandoned: list[oir.Value] = []
 
@@ -113,6 +113,8 @@ class Patcher:
         uses, producer = tuple(value.uses()), value.producer()
         assert producer is not None and producer.graph is not None
         anchor = oir.node("Identity", [value])
+        if CALL in producer.meta:
+            anchor.meta[CALL] = producer.meta[CALL]
         producer.graph.insert_after(producer, anchor)
         corrected = self._patch_entries(anchor, value, need, given)
         producer.graph.remove(anchor, safe=True)
@@ -177,8 +179,7 @@ class Patcher:
         output = inserted.outputs[0]
         output.name, output.type, output.shape = name, value.type, value.shape
         self.values[name] = output
-        assert node.graph is not None
-        node.graph.insert_before(node, inserted)
+        self._insert_before(node, inserted, [value])
         return output
 
     def insert(
@@ -199,9 +200,15 @@ class Patcher:
         output = inserted.outputs[0]
         output.name = inserted.name
         self.values[str(output.name)] = output
+        self._insert_before(node, inserted, given)
+        return output
+
+    def _insert_before(
+        self, node: oir.Node, inserted: oir.Node, inputs: Sequence[oir.Value]
+    ) -> None:
         assert node.graph is not None
         node.graph.insert_before(node, inserted)
-        return output
+        adopt(inserted, node, inputs)
 
     def abandon(self, value: oir.Value) -> None:
         """Says that a node no longer reads this value, so that it can go if no other does."""

@@ -24,7 +24,7 @@ def separate_names(graph: oir.Graph) -> None:
             name, tensor = str(value.name), value.const_value
             if name in seen:
                 if tensor is not None:  # shared with the original, where its name must stay
-                    value.const_value = _nameable(tensor)
+                    value.const_value = nameable(tensor)
                 value.meta[_BEFORE] = (name, tensor, value.const_value)
                 value.name = names.free(name)
             seen.add(str(value.name))
@@ -62,11 +62,25 @@ def stored_tensor(value: oir.Value) -> oir.TensorProtocol | None:
     return tensor if renamed is not None and held is renamed else held
 
 
-def _nameable(tensor: oir.TensorProtocol) -> oir.TensorProtocol:
+def written_name(value: oir.Value) -> str:
+    """The name of a value before it was renamed."""
+    return str(value.meta.get(_BEFORE, (value.name,))[0])
+
+
+def rename(value: oir.Value, name: str) -> None:
+    """Gives a value a name for good, and an initializer the tensor that it had before."""
+    tensor = stored_tensor(value)
+    value.meta.pop(_BEFORE, None)
+    value.name = name
+    if value.const_value is not tensor:
+        value.const_value = tensor
+
+
+def nameable(tensor: oir.TensorProtocol) -> oir.TensorProtocol:
     """The same data in a tensor whose name may be set."""
     if tensor.dtype == oir.DataType.STRING:
         return oir.tensor(tensor.numpy(), oir.DataType.STRING, name=tensor.name)
-    return oir.LazyTensor(
+    lazy = oir.LazyTensor(
         lambda: tensor,
         tensor.dtype,
         tensor.shape,  # type: ignore[arg-type]
@@ -74,3 +88,6 @@ def _nameable(tensor: oir.TensorProtocol) -> oir.TensorProtocol:
         doc_string=tensor.doc_string,
         metadata_props=dict(tensor.metadata_props),
     )
+    if isinstance(tensor, oir.ExternalTensor) or tensor.meta.get("external_data"):
+        lazy.meta["external_data"] = True
+    return lazy

@@ -63,7 +63,7 @@ class Trainable:
 def trainable(model: oir.Model, flat: oir.Model) -> Trainable:
     """The weights of ``model`` that may be trained in its flat form ``flat`` (see `flatten`).
 
-    Weights inside local functions are left out: their calls share them, the flat form does not.
+    Weights inside local functions are left out: the graph of ``model`` does not hold them.
     """
     own = {str(v.name): t for v, t in constants(model.graph)}
     stated = set(_stated_constants(flat.graph))

@@ -157,7 +157,7 @@ def _called(model: oir.Model) -> set[oir.OperatorIdentifier]:
     called = {node.op_identifier() for node in model.graph.all_nodes()} & model.functions.keys()
     for node in model.graph.all_nodes():
         if CALL in node.meta:
-            called.update(call.function for call in node.meta[CALL][0].chain())
+            called.update(call.key for call in node.meta[CALL].chain())
     return called
 
 

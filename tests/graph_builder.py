@@ -72,7 +72,7 @@ def graph(
     """Register the decorated function, under its own name, as a builder of the same model.
 
     Weights named in `inner` are initializers of the subgraph that uses them; `functions` are the
-    model's local functions as text.
+    model's local functions as text. Weights that only these read are Constant nodes in them.
     """
 
     def register(function: Callable[[], Net]) -> Callable[[], onnx.ModelProto]:
@@ -119,12 +119,19 @@ def build(
     model.graph.CopyFrom(parser.parse_graph(f"{name} {signature} {{ {body} }}"))
     model.opset_import.append(helper.make_opsetid("", opset))
     model.functions.extend(map(parser.parse_function, filter(None, functions.split("\n\n"))))
+    inside = {f.name: free(f) & weights.keys() for f in model.functions}
     for domain in sorted({n.domain for n in all_nodes(model) if n.domain}):
         model.opset_import.append(helper.make_opsetid(domain, 1))
     least = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
     model.ir_version = 3 if form == "inputs" else max(4, least)
     tensors = [numpy_helper.from_array(draw(rng, k, w, dtype), k) for k, w in weights.items()]
-    tensors = [t for t in tensors if t.name not in inner]
+    for function in model.functions:
+        own = [t for t in tensors if t.name in inside[function.name]]
+        nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in own]
+        nodes.extend(function.node)
+        del function.node[:]
+        function.node.extend(nodes)
+    tensors = [t for t in tensors if t.name not in set(inner).union(*inside.values())]
     for graph in subgraphs(model.graph):
         used = {name for node in graph.node for name in node.input}
         found = {k: w for k, w in weights.items() if k in inner and k in used}
@@ -145,13 +152,20 @@ def build(
     return model
 
 
-def subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto]:
     """All graphs inside the nodes of a graph or function, at any depth."""
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield attribute.g
                 yield from subgraphs(attribute.g)
+
+
+def free(function: onnx.FunctionProto) -> set[str]:
+    """What a function reads and does not define."""
+    nodes = [*function.node, *(node for graph in subgraphs(function) for node in graph.node)]
+    read = {name for node in nodes for name in node.input}
+    return read - {*function.input} - {name for node in nodes for name in node.output}
 
 
 def is_nested(model: onnx.ModelProto) -> bool:

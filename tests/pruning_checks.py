@@ -85,14 +85,18 @@ def run(model: onnx.ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Initializers, and Constant nodes by the name of their output, those of subgraphs too."""
+    """Initializers, and Constant nodes by the name of their output, those of subgraphs too, and
+    those of functions as they are called once inlined."""
     found: dict[str, onnx.TensorProto] = {}
-    for graph in (*subgraphs(model.graph), model.graph):
-        found.update({t.name: t for t in graph.initializer})
+    scopes = [(f"{f.name}/", part) for f in model.functions for part in (*subgraphs(f), f)]
+    scopes += [("", graph) for graph in (*subgraphs(model.graph), model.graph)]
+    for prefix, graph in scopes:
+        if isinstance(graph, onnx.GraphProto):
+            found.update({prefix + t.name: t for t in graph.initializer})
         for node in graph.node:
             for attribute in node.attribute:
                 if node.op_type == "Constant" and attribute.name == "value":
-                    found[node.output[0]] = attribute.t
+                    found[prefix + node.output[0]] = attribute.t
     return found
 
 

@@ -26,6 +26,7 @@ class Graph:
         self.nests = nests
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
+        self.inside: set[str] = set()  # those that a function holds
         self.functions: list[onnx.FunctionProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
@@ -89,8 +90,9 @@ class Graph:
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def model(self) -> onnx.ModelProto:
+        weights = [tensor for tensor in self.weights if tensor.name not in self.inside]
         graph = helper.make_graph(
-            self.nodes, "random", self.inputs, self.outputs, initializer=self.weights
+            self.nodes, "random", self.inputs, self.outputs, initializer=weights
         )
         opsets = [helper.make_opsetid("", self.opset)]
         domains = {node.domain for node in self.nodes} | {"com.microsoft"}

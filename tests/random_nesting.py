@@ -62,18 +62,27 @@ def loop(g: Graph, x: str, block: Block) -> str:
 
 
 def call(g: Graph, x: str, block: Block) -> str:
-    """The block as a local function that is given its weights, and inputs of the model."""
+    """The block as a local function that is given inputs of the model and its weights, or holds
+    these, called once, or twice where it keeps the shape of x."""
     operand = g.name()
     g.shapes[operand] = g.shapes[x]
     nodes, y = taken(g, block, operand)
-    if not nodes:
+    if not nodes:  # ONNX Runtime takes no function without any
         return x
-    around = {tensor.name for tensor in g.weights} | {value.name for value in g.inputs}
+    weights = {tensor.name: tensor for tensor in g.weights}
+    around = weights.keys() | {value.name for value in g.inputs}
     used = sorted({name for node in nodes for name in node.input if name in around})
+    if g.d.flag():
+        held = [name for name in used if name in weights]
+        g.inside.update(held)
+        nodes = [*(helper.make_node("Constant", [], [n], value=weights[n]) for n in held), *nodes]
+        used = [name for name in used if name not in weights]
     imports = [helper.make_opsetid("", g.opset), helper.make_opsetid("com.microsoft", 1)]
     name = f"block{len(g.functions)}"
     g.functions.append(helper.make_function("m", name, [operand, *used], [y], nodes, imports))
-    return g.add(name, [x, *used], g.shapes[y], domain="m")
+    for _ in range(2 if g.shapes[y] == g.shapes[x] and g.d.flag() else 1):
+        x = g.add(name, [x, *used], g.shapes[y], domain="m")
+    return x
 
 
 def nested(g: Graph, x: str, block: Block, keeping: list[Block]) -> str:

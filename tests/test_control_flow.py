@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import secateur
 from secateur.ir.explain import explain
@@ -237,15 +238,18 @@ def test_calls_stay_calls() -> None:
     assert "block/h/a" in layers or "block/a" in layers, layers
 
 
-def test_a_call_whose_body_changes_is_inlined_with_a_note() -> None:
+def test_a_body_that_changes_alike_in_all_calls_is_the_functions() -> None:
     original = GRAPHS["function_with_sizes"]()
     original.functions.append(onnx.parser.parse_function(LINEAR))
     result = prune(original, "function_with_sizes", ratio=0.5)
     small = to_proto(result.model)
-    assert [f.name for f in small.functions] == ["linear"], "nothing called it before either"
-    assert [n.op_type for n in small.graph.node].count("Reshape") == 4
-    notes = [w for w in result.report["warnings"] if "inlined" in w]
-    assert len(notes) == 2 and "the call 'a' of 'm.heads'" in notes[0]
+    heads, linear = small.functions
+    assert linear == normalised(original).functions[1], "nothing called it before either"
+    assert [n.output[0] for n in heads.node] == [n.output[0] for n in original.functions[0].node]
+    stated = [numpy_helper.to_array(heads.node[k].attribute[0].t).tolist() for k in (1, 4)]
+    assert stated == [[0, 2, 4], [0, 8]]
+    assert [n.op_type for n in small.graph.node] == ["heads", "Relu", "heads"]
+    assert not result.report["warnings"]
 
 
 def test_one_call_of_two_is_inlined() -> None:
@@ -255,6 +259,8 @@ def test_one_call_of_two_is_inlined() -> None:
     small = to_proto(result.model)
     assert [f.name for f in small.functions] == ["heads"]
     assert small.graph.node[0].op_type == "heads" and small.graph.node[-1].op_type == "MatMul"
+    (note,) = result.report["warnings"]
+    assert note == "the call 'y' of 'm.heads' is inlined: its body changes"
 
 
 def test_shapes_that_a_function_declares_are_dropped_where_wrong() -> None:

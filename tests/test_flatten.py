@@ -124,17 +124,52 @@ def test_a_function_that_calls_itself_stays_a_call() -> None:
     assert [n.op_type for n in flatten(model).graph] == ["Neg", "loop"]
 
 
+def test_a_function_that_calls_itself_in_a_branch_stays_a_call_there() -> None:
+    model = parse(
+        """<ir_version: 9, opset_import: ["": 17, "f": 1]>
+        g (float[3] x, bool c) => (float[3] y) { y = f.loop(x, c) }
+        <domain: "f", opset_import: ["": 17, "f": 1]> loop (x, c) => (y) {
+            y = If(c) <then_branch = t () => (a) { a = f.loop(x, c) },
+                       else_branch = e () => (b) { b = Neg(x) }> }"""
+    )
+    assert [n.op_type for n in flatten(model).graph.all_nodes()] == ["If", "loop", "Neg"]
+
+
+def test_constants_of_a_body_are_one_for_all_calls() -> None:
+    """Those of branches, too, but not one that is a result, nor one that the call decides."""
+    model = parse(
+        """<ir_version: 9, opset_import: ["": 17, "f": 1]>
+        g (float[3] x, bool c) => (float[3] y, float[3] z) {
+            z, a = f.either(c, x) b, y = f.either<beta = 3.0>(c, a) }
+        <domain: "f", opset_import: ["": 17]> either <beta: float = 2.0> (c, x) => (y, v) {
+            k = Constant<value = float[3] {1, 2, 3}>() s = Constant<value_float: float = @beta>()
+            m = Mul(x, s) y = Constant<value = float[3] {4, 5, 6}>()
+            v = If(c) <then_branch = t () => (a) <float[3] w = {7, 8, 9}> { a = Mul(m, w) },
+                       else_branch = e () => (b) { b = Mul(m, k) }> }"""
+    )
+    flat = flatten(model)
+    assert sorted(flat.graph.initializers) == ["either/k", "either/w"]
+    assert [n.op_type for n in flat.graph].count("Constant") == 4
+    assert not any(part.initializers for part in flat.graph.subgraphs())
+    same(to_proto(model), to_proto(flat))
+    copy = flat.clone()
+    values = {str(v.name): v for g in (copy.graph, *copy.graph.subgraphs()) for v in own_values(g)}
+    assert restore(copy, values) == []
+    assert to_proto(copy) == to_proto(model)
+
+
 def test_names_come_back_only_where_they_hide_nothing() -> None:
     """Inside the function `h` was free; inlined, it would hide the graph's own."""
     model = parse(
         """<ir_version: 9, opset_import: ["": 17, "f": 1]>
-        g (float[3] x, bool c) => (float[3] y) { h = Neg(x) y = f.either(c, h) }
+        g (float[3] x, bool c) => (float[3] y, float[3] z) {
+            h = Neg(x) y = f.either(c, h) z = f.either(c, y) }
         <domain: "f", opset_import: ["": 17]> either (c, v) => (y) {
             y = If(c) <then_branch = t () => (a) { h = Exp(v) a = Neg(h) },
                        else_branch = e () => (b) { h = Cos(v) b = Neg(h) }> }"""
     )
     copy = flatten(model).clone()
-    inlined = next(node for node in copy.graph if node.op_type == "If")
+    inlined = next(node for node in copy.graph if node.op_type == "If")  # of two calls
     branch = inlined.attributes["else_branch"].as_graph()
     branch[0].op_type = "Sin"  # so that the call cannot come back
     values = {str(v.name): v for g in (copy.graph, *copy.graph.subgraphs()) for v in own_values(g)}

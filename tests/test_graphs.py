@@ -11,6 +11,7 @@ from benchmarks import models
 
 from .graph_builder import all_nodes, subgraphs
 from .graphs import GRAPHS, INFO, Array, feeds
+from .pruning_checks import constants
 
 
 def run(model: onnx.ModelProto, **dims: int) -> list[Array]:
@@ -59,7 +60,7 @@ def test_record_is_true_of_the_model(name: str) -> None:
     model, info = GRAPHS[name](), INFO[name]
     opsets = {o.domain: o.version for o in model.opset_import}
     assert opsets[""] == info.opset
-    held = weights(model)
+    held = constants(model)
     symbolic = {
         d.dim_param
         for v in model.graph.input
