@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as oir
 
-from ..ir.constants import constant_tensor, constants, set_constant, tensor_shape
+from ..ir.constants import constants, tensor_shape
 from ..ir.errors import CertificateError, DataError
+from ..ir.flatten import flatten, with_constants
 from ..ir.io import digest
 from ..passes.base import clone_model
 from ..passes.proof import Removal
@@ -34,26 +35,25 @@ def with_refitted(
     Raises CertificateError when ``final`` differs from what ``finish`` makes of ``after`` with
     these numbers, DataError when the names are not those of weights.
     """
-    new = {str(v.name): t for v, t in constants(final.graph)}
-    same = clone_model(after)
-    for value, tensor in list(constants(same.graph)):
-        found = new.get(str(value.name))
-        if value.name in names and found is not None:
-            if found.dtype != tensor.dtype or tensor_shape(found) != tensor_shape(tensor):
-                raise CertificateError(f"refitted weight '{value.name}' has another type or shape")
-            set_constant(value, found)
-    if digest(finish(same)) != digest(final):
+    new = {str(v.name): t for v, t in constants(flatten(final).graph)}
+    found: dict[str, oir.TensorProtocol] = {}
+    for value, tensor in constants(flatten(after).graph):
+        name = str(value.name)
+        if name in names and name in new:
+            found[name] = new[name]
+            same = new[name].dtype == tensor.dtype
+            if not same or tensor_shape(new[name]) != tensor_shape(tensor):
+                raise CertificateError(f"refitted weight '{name}' has another type or shape")
+    if digest(finish(with_constants(clone_model(after), found))) != digest(final):
         raise CertificateError(
             "the pruned model is not what the recorded pruning and refitting make of the original"
         )
-    whole = clone_model(before)
-    values = {str(v.name): v for v, _ in constants(whole.graph)}
+    old = {str(v.name): t for v, t in constants(flatten(before).graph)}
+    whole: dict[str, oir.TensorProtocol] = {}
     for name in names:
-        if name not in values or name not in new:
+        if name not in old or name not in new:
             raise DataError(f"the report calls '{name}' refitted, which is no weight")
-        old = constant_tensor(values[name])
-        assert old is not None
-        array = old.numpy().copy()
+        array = old[name].numpy().copy()
         kept = [np.arange(size) for size in array.shape]
         for tensor_name, axis, indices in removal.slices:
             if tensor_name == name and 0 <= axis < array.ndim:
@@ -62,5 +62,5 @@ def with_refitted(
         if tuple(map(len, kept)) != part.shape:
             raise DataError(f"the report does not say what was cut from '{name}'")
         array[np.ix_(*kept)] = part
-        set_constant(values[name], oir.Tensor(array, dtype=old.dtype, name=name))
-    return whole
+        whole[name] = oir.Tensor(array, dtype=old[name].dtype, name=name)
+    return with_constants(clone_model(before), whole)

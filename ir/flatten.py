@@ -19,6 +19,8 @@ from collections.abc import Mapping
 import onnx_ir as oir
 
 from .calls import put_calls_back
+from .constants import constants, set_constant
+from .graphs import own_values
 from .inlining import Inliner
 from .renaming import restore_names, separate_names, shares_names
 
@@ -49,3 +51,18 @@ def restore(model: oir.Model, values: Mapping[str, oir.Value]) -> list[str]:
     notes = put_calls_back(model, values)
     restore_names(model.graph)
     return notes
+
+
+def with_constants(model: oir.Model, tensors: Mapping[str, oir.TensorProtocol]) -> oir.Model:
+    """The model with these tensors for its constants, which have their names in the flat form: a
+    copy, or the model itself, changed, if it is flat."""
+    flat = flatten(model)
+    changed = model if flat is model else flat.clone()  # calls come back from a copy
+    changed.meta.update(model.meta)
+    for value, _ in list(constants(changed.graph)):
+        if (name := str(value.name)) in tensors:
+            set_constant(value, tensors[name])
+    if changed is not model:
+        parts = (changed.graph, *changed.graph.subgraphs())
+        restore(changed, {str(value.name): value for part in parts for value in own_values(part)})
+    return changed

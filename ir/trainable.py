@@ -60,12 +60,8 @@ class Trainable:
     left: Mapping[str, str]
 
 
-def trainable(model: oir.Model, flat: oir.Model) -> Trainable:
-    """The weights of ``model`` that may be trained in its flat form ``flat`` (see `flatten`).
-
-    Weights inside local functions are left out: the graph of ``model`` does not hold them.
-    """
-    own = {str(v.name): t for v, t in constants(model.graph)}
+def trainable(flat: oir.Model) -> Trainable:
+    """The weights of a flat model (see `flatten`) that may be trained."""
     stated = set(_stated_constants(flat.graph))
     weights: dict[str, oir.TensorProtocol] = {}
     left: dict[str, str] = {}
@@ -73,8 +69,8 @@ def trainable(model: oir.Model, flat: oir.Model) -> Trainable:
         name = str(value.name)
         if tensor.dtype not in FLOATS:
             continue
-        if own.get(name) is not tensor:
-            reason = "inside a local function, or numbers in an attribute"
+        if constant_tensor(value) is not tensor:  # made anew for every call
+            reason = "numbers in an attribute"
         elif is_sparse(tensor):
             reason = "sparse"
         elif value in stated:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import onnx_ir as oir
 
-from ..ir.constants import constants, set_constant
+from ..ir.constants import constants
 from ..ir.errors import DataError, UsageError, reason
-from ..ir.flatten import flatten
+from ..ir.flatten import flatten, with_constants
 from ..ir.trainable import Trainable, trainable
 from ..runtime.items import Items, Samples
 from ..runtime.output_drift import drift
@@ -99,20 +99,21 @@ class Distill(Pass):
         context.progress("prepare", None)
         with _threads(torch, context.threads):
             flat = flatten(model)
-            weights = trainable(model, flat)
+            weights = trainable(flat)
             pair = _Pair(flat, flatten(original), weights, self, self._batches(samples, train))
             feeds = samples.feeds(held[: max(1, MEASURED // samples.size)])
             before = drift(original, model, feeds, threads=context.threads)
             start = time.perf_counter()
             outcome = self._train(pair, samples, (train, held), labels, context)
             seconds = time.perf_counter() - start
-        changed = store_weights(model, flat, outcome["weights"])
+        changed = trained_tensors(flat, outcome["weights"])
+        model = with_constants(model, changed)
         context.progress("measure", None)
         state, batches = outcome["state"], outcome["batches"]
         steps = state.step
         statistics = {
             "weights": len(changed),
-            "parameters": sum(int(np.prod(a.shape)) for a in changed.values()),
+            "parameters": sum(tensor.size for tensor in changed.values()),
             "steps": steps,
             "epochs": round(steps / batches, 2),
             "loss-before": state.start,
@@ -293,24 +294,20 @@ class _Pair:
         return []
 
 
-def store_weights(
-    model: oir.Model, flat: oir.Model, arrays: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Puts arrays in the place of the model's constants that have these names in its flat form,
-    rounded to their element types; gives those that changed."""
-    held = {str(value.name): tensor for value, tensor in constants(flat.graph)}
-    changed: dict[str, Array] = {}
-    for value, tensor in list(constants(model.graph)):
+def trained_tensors(flat: oir.Model, arrays: Mapping[str, Array]) -> dict[str, oir.TensorProtocol]:
+    """Arrays in the place of the constants that have these names, rounded to their element types;
+    those that this changes."""
+    changed: dict[str, oir.TensorProtocol] = {}
+    for value, tensor in constants(flat.graph):
         name = str(value.name)
-        if name not in arrays or held[name] is not tensor:
+        if name not in arrays:
             continue
         new = arrays[name].astype(tensor.dtype.numpy())
         if np.array_equal(new, tensor.numpy()):
             continue
         stored = oir.Tensor(new, dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
         stored.metadata_props.update(getattr(tensor, "metadata_props", {}))
-        set_constant(value, stored)
-        changed[name] = new
+        changed[name] = stored
     return changed
 
 

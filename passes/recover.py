@@ -16,8 +16,8 @@ from typing import ClassVar, Literal
 
 import onnx_ir as oir
 
-from ..ir.constants import constants, set_constant
 from ..ir.errors import UsageError
+from ..ir.flatten import flatten, with_constants
 from ..ir.wording import counted
 from .base import Contract, Pass, PassContext, PassResult
 from .layers import batches, noise
@@ -71,10 +71,11 @@ class Recover(Pass):
             raise UsageError(
                 "recover fits to activations on data: give --calibration FILE, or data=noise"
             )
-        with runnable(context.original, model) as (before, after):
+        original, flat = flatten(context.original), flatten(model)
+        with runnable(original, flat) as (before, after):
             feeds = (noise if self.data == "noise" else batches)(before, context, self.samples)
             (before, after), feeds = steppable([before, after], feeds)
-            walk = Walk(self, model, context, before, after, feeds)
+            walk = Walk(self, (original, flat), context, (before, after), feeds)
             fits = walk.run()
             drifts = walk.drifts()
         better = drifts[1] <= drifts[0]
@@ -86,11 +87,9 @@ class Recover(Pass):
             )
         if walk.found and not better:
             notes.append(_WORSE.format(counted(walk.samples, "sample")))
-        if better:
-            for value, _ in list(constants(model.graph)):
-                if value.name in walk.found:
-                    array = walk.found[str(value.name)]
-                    set_constant(value, oir.tensor(array, name=value.name))
+        if better and walk.found:
+            tensors = {n: oir.tensor(array, name=n) for n, array in walk.found.items()}
+            model = with_constants(model, tensors)
         return PassResult(
             model,
             better and bool(walk.found),

@@ -49,13 +49,13 @@ class Fit:
 
 @dataclass
 class Walk:
-    """Both models side by side, from stop to stop. ``found`` are the numbers that were fitted."""
+    """The original and the pruned model side by side, from stop to stop: flat ``models``, and the
+    ``protos`` of them that run. ``found`` are the numbers that were fitted."""
 
     options: Recover
-    model: oir.Model
+    models: tuple[oir.Model, oir.Model]
     context: PassContext
-    before: onnx.ModelProto
-    after: onnx.ModelProto
+    protos: tuple[onnx.ModelProto, onnx.ModelProto]
     feeds: Sequence[Feed]
     found: dict[str, Array] = field(default_factory=dict)
     samples: int = 0
@@ -67,19 +67,20 @@ class Walk:
         from ..runtime.stepwise import Stepwise, fitting
 
         context, threads = self.context, self.context.threads
-        feeds = fitting([self.before, self.after], self.feeds, self.options.memory * 1e9, threads)
+        (before, after), graph = self.protos, self.models[1].graph
+        feeds = fitting(self.protos, self.feeds, self.options.memory * 1e9, threads)
         self.feeds, self.samples = feeds, _count(feeds)
-        layers = refittable(linear_layers(self.model.graph))
-        together = stand_together(self.after, [_makes(some) for some in layers])
+        layers = refittable(linear_layers(graph))
+        together = stand_together(after, [_makes(some) for some in layers])
         layers = [some for some, possible in zip(layers, together, strict=True) if possible]
         self.aims = {id(layer): aim_of(layer) for some in layers for layer in some}
-        nodes = normalisations(self.model)
+        nodes = normalisations(graph)
         needed = {str(node.inputs[0].name) for node in nodes if node.inputs[0] is not None}
         for aim in self.aims.values():
             needed |= aim.names
-        shown = compared(self.before)
-        self.original = Stepwise(self.before, feeds, keep={*needed, *shown}, threads=threads)
-        self.pruned = Stepwise(self.after, feeds, keep=shown, threads=threads)
+        shown = compared(before)
+        self.original = Stepwise(before, feeds, keep={*needed, *shown}, threads=threads)
+        self.pruned = Stepwise(after, feeds, keep=shown, threads=threads)
         self.shown = [name for name in shown if self.pruned.has(name)]
         stops: list[tuple[int, Layers | oir.Node]] = [
             (min(map(self.pruned.position_of, _makes(some))), some) for some in layers
@@ -108,7 +109,7 @@ class Walk:
         from ..runtime.runnable import run_feeds
 
         wanted = {name: self.original.get(name) for name in self.shown}
-        unfitted = showing(self.after, self.shown)
+        unfitted = showing(self.protos[1], self.shown)
         old = list(run_feeds(unfitted, self.feeds, threads=self.context.threads))
         before = {name: [found[name] for found in old] for name in self.shown}
         after = {name: self.pruned.get(name) for name in self.shown}
@@ -163,8 +164,7 @@ class Walk:
 
     def _whole(self, layer: LinearLayer) -> tuple[Array, Array] | None:
         """The original's weights and biases of a recurrent layer, for the gates that are left."""
-        assert self.context.original is not None
-        for other in linear_layers(self.context.original.graph):
+        for other in linear_layers(self.models[0].graph):
             if other.output.name == layer.output.name and other.is_recurrent:
                 matrix, tensor = start_weights(other)[0], constant_tensor(other.weight)
                 assert tensor is not None

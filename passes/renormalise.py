@@ -26,11 +26,11 @@ LEAST = 1e-3
 """Statistics move where inputs have moved by this share of their deviation."""
 
 
-def normalisations(model: oir.Model) -> list[oir.Node]:
-    """The BatchNormalizations of the main graph with statistics of their own."""
+def normalisations(graph: oir.Graph) -> list[oir.Node]:
+    """The BatchNormalizations of a graph with statistics of their own."""
     return [
         node
-        for node in model.graph
+        for node in graph
         if node.op_type == "BatchNormalization"
         and len(node.outputs) == 1
         and node.inputs[0] is not None

@@ -16,10 +16,10 @@ from onnx import numpy_helper
 
 from secateur.ir.constants import constants
 from secateur.ir.errors import DataError, UsageError
-from secateur.ir.flatten import flatten
+from secateur.ir.flatten import flatten, with_constants
 from secateur.ir.io import load_model, to_proto
 from secateur.passes.base import PassContext, PassResult
-from secateur.passes.distill import Distill, store_weights
+from secateur.passes.distill import Distill, trained_tensors
 from secateur.passes.manager import PassManager
 from secateur.passes.prune import Prune
 
@@ -473,27 +473,25 @@ def test_other_architectures_learn(name: str) -> None:
 
 
 def test_equal_names_in_two_branches_are_two_weights() -> None:
-    """Both branches call their weight k; only what was trained is stored, each in its place."""
-    model = GRAPHS["if_names_reused"]()
-    flat = flatten(load_model(model))
-    arrays = {
-        str(v.name): t.numpy() + 1
-        for v, t in constants(flat.graph)
-        if t.dtype == oir.DataType.FLOAT
-    }
-    changed = load_model(model)
-    store_weights(changed, flatten(changed), arrays)
-    before, after = (
-        {
-            str(v.name): t.numpy()
-            for v, t in constants(flatten(m).graph)
-            if t.dtype == oir.DataType.FLOAT
-        }
-        for m in (load_model(model), changed)
-    )
-    assert before.keys() == after.keys()
-    for name, array in before.items():
-        assert np.array_equal(after[name], array + 1) or np.array_equal(after[name], array)
+    """Both branches call their weight k; what was trained is stored, each in its place."""
+    model = load_model(GRAPHS["if_names_reused"]())
+    before = floats(model)
+    tensors = trained_tensors(flatten(model), {n: a + k for k, (n, a) in enumerate(before.items())})
+    assert len(tensors) == len(before) - 1
+    after = floats(with_constants(model, tensors))
+    for k, (name, array) in enumerate(before.items()):
+        np.testing.assert_array_equal(after[name], array + k)
+
+
+def test_weights_in_the_body_of_a_function() -> None:
+    """It is called twice, before and after."""
+    model, x = GRAPHS["function_with_weights"](), normal(200, 8)
+    smaller = pruned(model, x)
+    before = to_proto(smaller)
+    after, result = distilled(model, smaller, x)
+    assert result.statistics["weights"] == 5
+    assert error(model, after, x) < 0.8 * error(model, before, x)
+    assert [node.op_type for node in after.graph.node].count("block") == 2
 
 
 def floats(model: oir.Model) -> dict[str, Array]:

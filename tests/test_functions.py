@@ -290,6 +290,32 @@ def test_a_block_that_is_dropped() -> None:
     assert calls(pruned) == {"block": 1} and constants(pruned)["block/w1"].dims == [6, 8]
 
 
+def test_weights_in_a_body_are_refitted(tmp_path: Path) -> None:
+    """Over the rows of both calls; the file can be verified."""
+    parts = net(
+        "(float[N,8] x) => (float[N,4] y)",
+        """a = MatMul(x, wx) b = m.block(a) n = Tanh(a) c = m.block(n) d = Concat<axis = 1>(b, c)
+        y = MatMul(d, wy)""",
+        wx=(8, 12), w1=(12, 16), w2=(16, 12), wy=(24, 4),
+    )  # fmt: skip
+    block = """<domain: "m", opset_import: ["": 17]> block (x) => (y) {
+        h = MatMul(x, w1) r = Relu(h) y = MatMul(r, w2) }"""
+    original = build("towers", parts, 17, "initializers", functions=block)
+    x = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    found = [
+        secateur.run(original, f"prune{{ratio=0.3}}{then}", calibration={"x": x[:200]}, bench=False)
+        for then in ("", ",recover")
+    ]
+    assert "block/w2" in found[1].report["refitted"]
+    plain, pruned = (to_proto(result.model) for result in found)
+    assert calls(pruned) == {"block": 2}
+    wanted, before, after = (run(m, {"x": x[200:]})["y"] for m in (original, plain, pruned))
+    assert np.square(after - wanted).mean() < 0.7 * np.square(before - wanted).mean()
+    files = [tmp_path / name for name in ("pruned.onnx", "report.json")]
+    found[1].save(*files)
+    assert secateur.verify(original, *files).ok
+
+
 def test_shapes_that_a_new_body_declares() -> None:
     """What still holds stays, the rest is dropped."""
     original = GRAPHS["function_with_weights"]()

@@ -42,9 +42,8 @@ def test_graphs(name: str) -> None:
     from secateur.runtime.torch_executor import TorchExecutor
 
     proto = GRAPHS[name]()
-    model = load_model(proto)
-    flat = flatten(model)
-    weights = trainable(model, flat).weights
+    flat = flatten(load_model(proto))
+    weights = trainable(flat).weights
     missing = unknown(proto)
     if missing or name in REFUSED:
         form = "|".join(missing) or REFUSED[name]

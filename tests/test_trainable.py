@@ -23,7 +23,7 @@ from .pass_runs import build, normal
 )
 def test_what_states_something_is_no_weight(name: str, left: set[str]) -> None:
     model = load_model(GRAPHS[name]())
-    found = trainable(model, flatten(model))
+    found = trainable(flatten(model))
     assert set(found.left) == left
     assert found.weights and not left & set(found.weights)
 
@@ -42,6 +42,6 @@ def test_masks_and_numbers_are_no_weights() -> None:
             beyond=np.array([1, 1e5, 1, 1], np.float32),
         )
     )
-    found = trainable(model, model)
+    found = trainable(model)
     assert set(found.weights) == {"weight"}
     assert set(found.left) == {"mask", "exponents", "beyond"}
