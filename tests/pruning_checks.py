@@ -170,9 +170,9 @@ def prune_random(
     rewritten = secateur.rewrite(plan)
     certificate = secateur.certify(plan, rewritten, threads=1, seed=seed)
     assert certificate.ok, certificate.describe()
-    assert certificate.notes == ()
-    assert certificate.bindings == ((dims(name), {k: 2 * v for k, v in dims(name).items()}))
     exact = not any(plan.removed[g.units].any() for g in found.groups if not g.exact)
+    assert [note for note in certificate.notes if exact or "inexact groups" not in note] == []
+    assert certificate.bindings == ((dims(name), {k: 2 * v for k, v in dims(name).items()}))
     if exact:
         assert certificate.replay is not None and certificate.replay["agrees"]
     check_pruned(name, rewritten, exact=exact)
