@@ -163,15 +163,14 @@ def bench(
     from ..runtime.calibration import calibration_feeds
     from ..runtime.inputs import random_feed
     from ..runtime.runnable import runnable
-    from ..runtime.signature import fed_inputs
+    from ..runtime.signature import different_inputs
 
     model = load_model(original)
     context = pass_context(model, dims, calibration, threads=threads, seed=seed)
     binding = bind_dims(model, context.dims)
     with runnable(model, load_model(candidate)) as (reference, other):
-        ours, theirs = (", ".join(i.name for i in fed_inputs(m)) for m in (reference, other))
-        if ours != theirs:
-            raise UsageError(f"two different models: one has the inputs {ours}, one {theirs}")
+        if different := different_inputs(reference, other):
+            raise UsageError(f"two different models: {different}")
         if context.calibration is None:
             feeds = [random_feed(reference, binding, seed)]
         else:

@@ -42,7 +42,7 @@ Seed = Annotated[
     int, typer.Option(min=0, help="Seed of the random inputs of certificate and timing.")
 ]
 Bench = Annotated[bool, typer.Option("--bench/--no-bench", help="Time original and result.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and JSON.")]
 
 
 def parse_dims(pairs: list[str] | None) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as oir
 
-from ..ir.errors import DataError, SecateurError
+from ..ir.errors import DataError, SecateurError, reason
 from ..ir.io import atomic_write, files_digest, memory_digest, model_files
 from .savings import change, groups, layers, totals
 
@@ -332,7 +332,7 @@ def read_report(source: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[s
         try:
             report = json.loads(Path(source).read_text("utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"{source}: not a readable report: {error}") from None
+            raise DataError(f"{source}: not a readable report: {reason(error)}") from None
     version = report.get("schema_version") if isinstance(report, Mapping) else None
     if version != VERSION:
         raise DataError(f"{source}: not a report of schema version {VERSION}")

@@ -119,9 +119,9 @@ def _steps(report: Mapping[str, Any]) -> Iterator[str]:
             label = f"step {step} of {sum(prunes)}, {label}"
             if groups:
                 yield f"{label}: {_removed(groups)}"
-            elif "dropped" in found:
-                branches = counted(found["branches"], "branch", "branches")
-                yield f"{label}: dropped {found['dropped']} of {branches}"
+        if "dropped" in found:
+            branches = counted(found["branches"], "residual branch", "residual branches")
+            yield f"{label}: dropped {found['dropped']} of {branches}"
         if "drift-before" in found:
             before, after = found["drift-before"], found["drift"]
             yield f"{label}: outputs off by {before:.2g} of their spread, now by {after:.2g}"

@@ -1,11 +1,11 @@
 """Residual branches: what lies between a value and the sum that joins it again.
 
-A sum ``y = v + f`` closes a branch when ``f`` depends on ``v``. The branch consists of the nodes
-that nothing else needs: all that they make ends in ``f``. Without it ``y`` is ``v``. Which nodes
-add, and what, is said by the rules of the operators (`secateur.ir.rules.sums`): an Add, a
-normalisation with a skip input, a convolution that adds a further input to its own product. Nothing
-here knows an architecture; the blocks of residual networks, transformers and their kin come out
-alike.
+A sum ``y = v + f`` closes a branch when ``f`` depends on ``v`` and is no formula without weights, as
+in ``x + x * x * x``. The branch consists of the nodes that nothing else needs: all that they
+make ends in ``f``. Without it ``y`` is ``v``. Which nodes add, and what, is said by the rules of
+the operators (`secateur.ir.rules.sums`): an Add, a normalisation with a skip input, a convolution
+that adds a further input to its own product. Nothing here knows an architecture; the blocks of
+residual networks, transformers and their kin come out alike.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def _closed(node: oir.Node, cones: _Cones) -> Iterator[Branch]:
         others = [v for k in total.terms if k not in ends and (v := inputs[k])]
         if all(constant_tensor(v) is not None for v in others):
             continue
-        _, reads = cones.of(node, ends)
+        nodes, reads = cones.of(node, ends)
+        if ends != total.product and all(map(_is_formula, nodes)):
+            continue
         if ends == total.product:  # the node itself belongs to the branch
             reads |= {inputs[k] for k in ends}
         source = next((v for v in others if _is_source(v, reads)), None)
@@ -78,6 +80,17 @@ def _closed(node: oir.Node, cones: _Cones) -> Iterator[Branch]:
                 total.output or 0,
                 tuple(output_name(n) for n in cones.of(node, (*ends, *total.biases))[0]),
             )
+
+
+def _is_formula(node: oir.Node) -> bool:
+    """Whether a node computes element by element, with single numbers at the most."""
+    rule = find_rule(node.domain, node.op_type)
+    constants = (constant_tensor(v) for v in node.inputs if v is not None)
+    return (
+        rule is not None
+        and rule.family == "elementwise"
+        and all(tensor is None or tensor.size == 1 for tensor in constants)
+    )
 
 
 def _is_source(value: oir.Value, reads: Collection[oir.Value | None]) -> bool:

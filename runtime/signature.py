@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import onnx
@@ -125,3 +125,24 @@ def constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
     if node.op_type != "Constant":
         return None
     return next((item.t for item in node.attribute if item.name == "value"), None)
+
+
+def different_inputs(first: onnx.ModelProto, second: onnx.ModelProto) -> str:
+    """How the inputs of two models differ, in words; "" where what fits one fits the other, as
+    far as sizes are known."""
+    ours, theirs = ({v.name: input_shape(v) for v in fed_inputs(m)} for m in (first, second))
+    if ours.keys() != theirs.keys():
+        return f"one has the inputs {', '.join(ours)}, one {', '.join(theirs)}"
+    for name, (kind, sizes) in ours.items():
+        other, others = theirs[name]
+        fits = len(sizes) == len(others) and all(
+            a == b or isinstance(a, str) or isinstance(b, str)
+            for a, b in zip(sizes, others, strict=True)
+        )
+        if kind != other or not fits:
+            return f"input {name} is {_spelt(kind, sizes)} in one, {_spelt(other, others)} in one"
+    return ""
+
+
+def _spelt(kind: int, sizes: Sequence[int | str]) -> str:
+    return f"{onnx.TensorProto.DataType.Name(kind).lower()}[{', '.join(map(str, sizes))}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,11 @@ from .zero_points import ZERO_POINTS, zero_shape
 
 _INDICES = (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 """What is cut of indices and flags would say something else if it were zero."""
+_MOVES = frozenset(
+    "Expand Flatten Gather GatherElements GatherND Identity Reshape Slice Squeeze Tile Transpose "
+    "Unsqueeze".split()
+)
+"""Operators that give elements of their first input."""
 
 
 def zeroed_model(
@@ -44,14 +50,18 @@ def zeroed_model(
 def _points(
     model: onnx.ModelProto, stored: Mapping[str, TensorProto]
 ) -> dict[str, tuple[TensorProto, tuple[int, ...]]]:
-    """For stored tensors that a node reads as quantised: their zero points, and the shape in which
-    these meet them. Zero points in blocks are left out: their scales go to zero."""
+    """For stored tensors that a node reads as quantised, as they are or, with one zero point for
+    all, picked and moved: their zero points, and the shape in which these meet them. Zero points
+    in blocks are left out: their scales go to zero."""
     found = {}
     for scope, _ in scopes(model):
+        moved = {node.output[0]: node.input[0] for node in scope.node if node.op_type in _MOVES}
         for node in scope.node:
             for number, place in ZERO_POINTS.get(node.op_type, {}).items():
                 if place < len(node.input) and node.input[place] in stored:
                     name, point = node.input[number], stored[node.input[place]]
+                    while name in moved and math.prod(point.dims) == 1:
+                        name = moved[name]
                     if name not in stored:
                         continue
                     shape = tuple(stored[name].dims)

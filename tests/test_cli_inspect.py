@@ -67,6 +67,25 @@ def test_bench() -> None:
     assert "speed-up" in text and "MACs ratio" in text
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("float[batch, 4]", ""),
+        ("float[N, 5]", "input x is float[N, 4] in one, float[N, 5] in one"),
+        ("double[N, 4]", "input x is float[N, 4] in one, double[N, 4] in one"),
+    ],
+)
+def test_bench_of_models_with_other_inputs(kind: str, said: str) -> None:
+    """Names of sizes may differ, sizes and types may not."""
+    for name, form in (("one.onnx", "float[N, 4]"), ("other.onnx", kind)):
+        text = (
+            f'<ir_version: 8, opset_import: ["": 17]> g ({form} x) => ({form} y) {{ y = Neg(x) }}'
+        )
+        onnx.save(onnx.parser.parse_model(text), name)
+    few = ["--runs", "5", "--seconds", "0"]
+    assert said in invoke("bench", "one.onnx", "other.onnx", *few, code=2 if said else 0).stderr
+
+
 def test_passes() -> None:
     data = json.loads(invoke("passes", "--json").stdout)
     found = {row["name"]: row for row in data["passes"]}

@@ -130,6 +130,8 @@ def test_a_step_is_a_pruning_and_what_follows_it() -> None:
     fit = "recover{samples=32}"
     text = invoke(*run, "--pipeline", f"prune{{ratio=0.2}},{fit}").stdout
     assert "\nrecover: outputs off by" in text and "step" not in text
+    alone = invoke(*run, "--pipeline", "drop-blocks{count=1}").stdout
+    assert re.search(r"^drop-blocks: dropped 1 of [234] residual branches$", alone, re.MULTILINE)
     pipeline = f"{fit},drop-blocks{{count=1}},{fit},prune{{ratio=0.2}},{fit}"
     lines = invoke(*run, "--pipeline", pipeline).stdout.splitlines()
     found = [line.partition(": ")[0] for line in lines if "recover" in line or "step" in line]
@@ -137,7 +139,7 @@ def test_a_step_is_a_pruning_and_what_follows_it() -> None:
     steps += ["step 2 of 2, prune", "step 2 of 2, recover"]
     assert found == ["recover", *steps]
     (dropped,) = [line for line in lines if line.startswith(f"{steps[0]}: ")]
-    assert re.fullmatch(".*: dropped 1 of [234] branches", dropped)
+    assert re.fullmatch(".*: dropped 1 of [234] residual branches", dropped)
 
 
 @pytest.mark.parametrize(

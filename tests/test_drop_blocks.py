@@ -68,6 +68,18 @@ def test_what_something_else_needs_is_no_branch() -> None:
     assert branches(model) == {}
 
 
+def test_a_formula_is_no_branch() -> None:
+    """GELU, written out, adds a cube to its input; the product behind it closes a branch."""
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[N, 4] x) => (float[N, 4] y)
+        <float three = {3}, float by = {0.044715}> {
+        c = Pow(x, three) d = Mul(c, by) e = Add(x, d) t = Tanh(e) f = MatMul(t, w)
+        y = Add(x, f) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
+    assert branches(model) == {"y": ("x", 1, ("c", "d", "e", "t", "f"))}
+
+
 def test_the_branch_that_changes_least_goes() -> None:
     model, data = stack(), samples(1, 16)
     result = secateur.run(model, [DropBlocks(count=1)], calibration=data, bench=False)

@@ -123,8 +123,8 @@ def test_without_its_branch_a_sum_is_what_it_added_to(case: str) -> None:
 
 
 def test_two_branches_of_one_sum_go_together() -> None:
-    text = "h = MatMul(x, w) i = Tanh(x) y = Sum(i, x, h)"
-    model = build("both", net(TABLE, text, w=(8, 8)), 17, "initializers")
+    text = "h = MatMul(x, w) i = MatMul(x, v) y = Sum(i, x, h)"
+    model = build("both", net(TABLE, text, w=(8, 8), v=(8, 8)), 17, "initializers")
     x = np.random.default_rng(1).standard_normal((4, 1, 8)).astype(np.float32)
     result = secateur.run(model, [DropBlocks(count=2)], calibration={"x": x}, bench=False)
     proto = onnx.load_from_string(model_bytes(result.model))

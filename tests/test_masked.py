@@ -330,6 +330,19 @@ def test_slices_of_every_type_become_zero(dtype: Any) -> None:
     np.testing.assert_array_equal(numpy_helper.to_array(model.graph.initializer[0]), array)
 
 
+def test_what_is_picked_before_it_is_dequantised_becomes_its_zero_point() -> None:
+    """A table of rows, as an embedding is stored."""
+    model = parse(
+        """g (int64[N] i) => (float[N, 5] y) {
+            r = Gather(w, i) y = DequantizeLinear(r, s, p) }""",
+        w=np.arange(15, dtype=np.uint8).reshape(3, 5),
+        s=np.array(0.5, np.float32),
+        p=np.array(7, np.uint8),
+    )
+    out = execute(zeroed_model(model, [("w", 1, (0, 4))]), i=np.arange(3))
+    assert not out["y"][:, [0, 4]].any() and out["y"][:, 1].tolist() == [-3.0, -0.5, 2.0]
+
+
 @pytest.mark.parametrize("dtype", ["bool", "int64"])
 def test_flags_and_indices_stay(dtype: str) -> None:
     array = np.ones((3, 5), dtype)
