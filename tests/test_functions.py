@@ -229,7 +229,7 @@ def test_a_shape_that_a_function_is_given_is_changed_outside() -> None:
 
 
 def test_a_shape_that_is_an_attribute_of_the_calls() -> None:
-    """It changes with the weights in the body, which then states it itself."""
+    """It changes with the weights in the body, which then states it itself, and only there."""
     parts = net(
         "(float[N,8] x) => (float[N,4] y)",
         """a = MatMul(x, wx) b = m.heads<shape = [0, 4, 4]>(a) c = m.heads<shape = [0, 4, 4]>(b)
@@ -243,7 +243,11 @@ def test_a_shape_that_is_an_attribute_of_the_calls() -> None:
     result = prune(build("shapes", parts, 17, "initializers", functions=heads), ratio=0.5)
     pruned = to_proto(result.model)
     assert calls(pruned) == {"heads": 2} and constants(pruned)["heads/w"].dims == [6, 8]
-    assert result.certificate.replay is not None and result.certificate.replay["agrees"]
+    assert not any(node.attribute for node in pruned.graph.node)
+    assert not any(function.attribute for function in pruned.functions)
+    certificate = result.certificate
+    assert certificate is not None and certificate.replay is not None
+    assert certificate.replay["agrees"]
 
 
 # -- other passes, and proofs from files ----------------------------------------------------------
