@@ -60,13 +60,16 @@ def moved_together(binding: Mapping[str, int]) -> list[dict[str, int]]:
     """Other sizes of all dimensions, the best first: doubled; halved, for models that bear no
     longer input (a position table ends, say); one less, where halves would not add up.
 
-    A size of 1 always doubles, and none shrinks to 1, which broadcasts. A size of 0 (the past of a
-    decoder that has none yet) becomes what the largest gains or loses: where that is the sum of
-    both and of new tokens, these may stay as many.
+    A size of 1 always doubles, and none shrinks to 1, which broadcasts: where others shrink, one of
+    2 doubles as well, or else stays. A size of 0 (the past of a decoder that has none yet) becomes
+    what the largest gains or loses: where that is the sum of both and of new tokens, these may stay
+    as many.
     """
     ways: list[Callable[[int], int]] = [
         lambda size: 2 * size,
+        lambda size: max(size // 2, 2) if size > 2 else 2 * size,
         lambda size: max(size // 2, 2),
+        lambda size: max(size - 1, 2) if size > 2 else 2 * size,
         lambda size: max(size - 1, 2),
     ]
     largest = max(binding.values(), default=0)

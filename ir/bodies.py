@@ -30,6 +30,12 @@ class View:
         self.attributes = {node: dict(node.attributes) for node in inside}
         self.outputs: list[oir.Value] = list(function.outputs)
 
+    @property
+    def referred(self) -> set[str]:
+        """The function's attributes that nodes refer to."""
+        found = (a for attributes in self.attributes.values() for a in attributes.values())
+        return {str(attribute.ref_attr_name) for attribute in found if attribute.is_ref()}
+
     def is_constant(self, node: oir.Node) -> bool:
         """Whether this is a Constant node of which no attribute of the call decides anything."""
         refers = any(attribute.is_ref() for attribute in self.attributes[node].values())

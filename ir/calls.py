@@ -7,7 +7,7 @@ No weight is stored both in a function and beside it: then all calls stay inline
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import onnx_ir as oir
 
@@ -135,9 +135,14 @@ class _Calls:
             for old, new in (*body.actuals.items(), *body.pairs)
             if new is not None and old.shape is not None and old.shape != new.shape
         }
+        gone = set[str]()
+        if changed:
+            gone = View(bodies[0].call.function).referred - bodies[0].referred
+        for name in gone & function.attributes.keys():
+            del function.attributes[name]
         moved: dict[oir.Value | None, oir.Value] = {}
         for body in bodies:
-            self._replace(body, moved)
+            self._replace(body, moved, gone)
         if changed:
             imports = self.model.graph.opset_imports
             now = replace_body(function, bodies[0], imports)
@@ -148,8 +153,11 @@ class _Calls:
         for value in dict.fromkeys(value for body in bodies for value in body.constants):
             _remove_unread(value)
 
-    def _replace(self, body: Body, moved: dict[oir.Value | None, oir.Value]) -> None:
-        """The call in place of its nodes. ``moved`` holds what stands for other calls' outputs."""
+    def _replace(
+        self, body: Body, moved: dict[oir.Value | None, oir.Value], gone: Collection[str]
+    ) -> None:
+        """The call in place of its nodes, without the attributes ``gone``. ``moved`` holds what
+        stands for other calls' outputs."""
         old, graph = body.call.node, body.own[-1].graph
         assert graph is not None
         given = [body.actuals.get(formal) for formal in body.call.function.inputs]
@@ -160,7 +168,7 @@ class _Calls:
             old.domain,
             old.op_type,
             inputs,
-            old.attributes.values(),
+            [a for name, a in old.attributes.items() if name not in gone],
             overload=old.overload,
             num_outputs=len(old.outputs),
             name=old.name,

@@ -90,15 +90,14 @@ def infer_bindings(
         second = skeleton.infer(other, observe, look=1)
         return second if _bears(skeleton, first, second) else None
 
-    for other in (*moved_together(binding), *moved_but_one(binding)):
-        if second := borne(other):
-            return [first, second]
-    moving = dict(binding)
+    others = (*moved_together(binding), *moved_but_one(binding))
+    second = next(filter(None, map(borne, others)), None)
     for alone in moved_alone(binding):
+        moving = binding if second is None else second.binding
         (name,) = (name for name in binding if alone[name] != binding[name])
-        if moving[name] == binding[name] and borne(alone):
-            moving[name] = alone[name]
-    if moving != binding and (second := borne(moving)):
+        if moving[name] == binding[name]:
+            second = borne({**moving, name: alone[name]}) or second
+    if second:
         return [first, second]
     if not first.split:
         return [first]

@@ -95,11 +95,12 @@ def prove(
 
 def spare_bindings(facts: Sequence[Facts]) -> list[dict[str, int]]:
     """Other second sizes, in case the model does not run at those of ``facts``: of all dimensions,
-    of all but one, and of one at a time."""
+    of all but one, and of one at a time; first those of the most dimensions."""
     if len(facts) == 1:
         return []
     binding = facts[0].binding
     found = [*moved_together(binding), *moved_but_one(binding), *moved_alone(binding)]
+    found.sort(key=lambda other: sum(other[name] == size for name, size in binding.items()))
     return [other for other in found if other != facts[1].binding]
 
 

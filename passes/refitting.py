@@ -187,7 +187,9 @@ def _solved(
     """New weights for all these rows, with the figures of a `Fit`; None where the old ones stay."""
     from ..runtime.least_squares import fit
 
-    train, held_out = _sums(parts)
+    asked = [rows for rows in parts if rows.again]
+    known = [rows.sums() for rows in parts if not rows.again]
+    train, held_out = _added([*known, *(rows.sums() for rows in asked)])
     if not (train.rows or held_out.rows) or not (train.is_finite and held_out.is_finite):
         return None
     if not (train.rows and held_out.rows):  # too few rows for more than the bias
@@ -200,9 +202,9 @@ def _solved(
     if before <= UNTOUCHED:
         return None
     weights, ridge, after = fit(train, held_out, start, bias=has_bias)
-    if any(rows.again for rows in parts):
+    if asked:
         for _ in range(RECTIFIED):
-            train, held_out = _sums(parts, weights)
+            train, held_out = _added([*known, *(rows.sums(weights) for rows in asked)])
             strength = 1.0 if ridge == np.inf else ridge
             weights = (train + held_out).solve(start, strength, has_bias)
     elif ridge == np.inf:
@@ -210,12 +212,10 @@ def _solved(
     return weights, before, after, ridge
 
 
-def _sums(parts: Sequence[LayerRows], weights: Matrix | None = None) -> tuple[Gram, Gram]:
-    """The sums over all rows; with ``weights`` those that are rectified by them are asked anew."""
-    train, held_out = parts[0].sums(weights if parts[0].again else None)
-    for rows in parts[1:]:
-        more = rows.sums(weights if rows.again else None)
-        train, held_out = train + more[0], held_out + more[1]
+def _added(sums: Sequence[tuple[Gram, Gram]]) -> tuple[Gram, Gram]:
+    (train, held_out), *more = sums
+    for other, further in more:
+        train, held_out = train + other, held_out + further
     return train, held_out
 
 

@@ -21,6 +21,9 @@ def stand_together(model: onnx.ModelProto, groups: Sequence[Collection[str]]) ->
     possible = []
     block = list(range(len(nodes)))
     for numbers in wanted:
+        if len(numbers) < 2:
+            possible.append(True)
+            continue
         before = list(block)
         for number in numbers:
             block[number] = numbers[0]

@@ -23,11 +23,11 @@ On one feed rounding may happen to move nothing, all the more where an output ha
 what it does to the same output on other feeds counts as well. With the noise e_j on feed j, where
 the scale is s_j, that of feed i is
 
-    max(e_i, min(max_j e_j, max(s_i * max_j(e_j / s_j), 4 units in the last place of 1))).
+    max(e_i, max_j min(e_j, max(s_i * e_j / s_j, 4 units in the last place of 1))).
 
 Neither the noise of a large result nor that of one that cancels so widens what others may differ
-by: it has to be noise both in the output's unit and relative to its scale, or be that of numbers
-near 1.
+by: on one feed it has to be noise both in the output's unit and relative to its scale, or be that
+of numbers near 1.
 
 A quantised model rounds to steps, and the slightest difference flips some of them. It is perturbed
 by 2^-10 instead (a quarter of an 8-bit step of the largest value), so that the measured noise
@@ -331,12 +331,11 @@ def _shared(
     for name in dict.fromkeys(name for entry in outputs for name in entry):
         own = {i: noises[i][name].error for i, entry in enumerate(outputs) if name in entry}
         scales = {i: _scale(outputs[i][name]) for i in own}
-        known = {i: error for i, error in own.items() if np.isfinite(error)}
-        largest = max(known.values(), default=0.0)
-        ratio = max((error / scales[i] for i, error in known.items() if scales[i]), default=0.0)
+        seen = [(e, e / scales[i] if scales[i] else 0.0) for i, e in own.items() if np.isfinite(e)]
         shared[name] = {
-            i: max(error, min(largest, max(scales[i] * ratio, _near_one(outputs[i][name]))))
+            i: max([error, *(min(e, max(scales[i] * share, near)) for e, share in seen)])
             for i, error in own.items()
+            for near in [_near_one(outputs[i][name])]
         }
     return shared
 

@@ -78,6 +78,8 @@ def _stored(scope: Body) -> Iterator[tuple[str, TensorProto]]:
         if node.op_type != "Constant":
             continue
         for attribute in node.attribute:
+            if attribute.ref_attr_name:  # what it holds depends on the call
+                continue
             if attribute.name == "value_floats" or attribute.name == "value_ints":
                 values = helper.get_attribute_value(attribute)
                 dtype = np.float32 if attribute.name == "value_floats" else np.int64

@@ -228,6 +228,28 @@ def test_a_shape_that_a_function_is_given_is_changed_outside() -> None:
     assert numpy_helper.to_array(constants(pruned)["four"]).tolist() == [0, 2, 4]
 
 
+def test_a_shape_that_is_an_attribute_of_the_calls() -> None:
+    """It changes with the weights in the body, which then states it itself, and only there."""
+    parts = net(
+        "(float[N,8] x) => (float[N,4] y)",
+        """a = MatMul(x, wx) b = m.heads<shape = [0, 4, 4]>(a) c = m.heads<shape = [0, 4, 4]>(b)
+        y = MatMul(c, wy)""",
+        wx=(8, 12), w=(12, 16), v=(16, 12), wy=(12, 4),
+    )  # fmt: skip
+    heads = """<domain: "m", opset_import: ["": 17]> heads <shape> (x) => (y) {
+        h = MatMul(x, w) to = Constant<value_ints: ints = @shape>() s = Reshape(h, to)
+        r = Relu(s) back = Constant<value_ints = [0, 16]>() t = Reshape(r, back)
+        y = MatMul(t, v) }"""
+    result = prune(build("shapes", parts, 17, "initializers", functions=heads), ratio=0.5)
+    pruned = to_proto(result.model)
+    assert calls(pruned) == {"heads": 2} and constants(pruned)["heads/w"].dims == [6, 8]
+    assert not any(node.attribute for node in pruned.graph.node)
+    assert not any(function.attribute for function in pruned.functions)
+    certificate = result.certificate
+    assert certificate is not None and certificate.replay is not None
+    assert certificate.replay["agrees"]
+
+
 # -- other passes, and proofs from files ----------------------------------------------------------
 
 

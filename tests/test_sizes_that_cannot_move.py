@@ -17,7 +17,7 @@ from secateur.ir.bindings import moved_together
 from secateur.ir.io import to_proto
 
 from .graphs import GRAPHS
-from .pruning_checks import SOME, at_random, dims
+from .pruning_checks import SOME, at_random, dims, run
 
 
 def build(signature: str, body: str, **weights: tuple[int, ...] | list[int]) -> onnx.ModelProto:
@@ -95,10 +95,11 @@ def test_a_position_table_that_ends_with_the_sequence(body: str, size: int, othe
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ((4, 8, 12), (2, 4, 6)),
-        ((2, 10, 12), (2, 9, 11)),
-        ((1, 11, 12), (1, 5, 6)),
-        ((1, 10, 11), (1, 9, 10)),
+        ((1, 4, 8, 12), (2, 2, 4, 6)),
+        ((1, 2, 10, 12), (2, 2, 9, 11)),
+        ((2, 2, 10, 12), (4, 2, 9, 11)),
+        ((1, 1, 11, 12), (2, 1, 5, 6)),
+        ((1, 1, 10, 11), (2, 1, 9, 10)),
     ],
 )
 def test_a_cached_decoder_whose_cache_is_full(
@@ -112,12 +113,38 @@ def test_a_cached_decoder_whose_cache_is_full(
         p = Slice(table, zero, u) k0 = MatMul(all, wk) k = Add(k0, p) q = MatMul(x, wq)
         t = Transpose<perm=[0,2,1]>(k) a = MatMul(q, t) m = Add(a, mask) b = Softmax(m)
         c = MatMul(b, k) y = MatMul(c, wo)""",
-        table=(first[2], 12), wq=(8, 12), wk=(8, 12), wo=(12, 4),
+        table=(first[3], 12), wq=(8, 12), wk=(8, 12), wo=(12, 4),
     )  # fmt: skip
-    sizes, other = (dict(zip("SPU", part, strict=True)) for part in (first, second))
+    sizes, other = (dict(zip("NSPU", part, strict=True)) for part in (first, second))
     result = secateur.prune(model, ratio=0.5, dims=sizes, bench=False)
     assert result.certificate is not None and result.certificate.ok
-    assert list(result.certificate.bindings) == [{"N": 1, **sizes}, {"N": 2, **other}]
+    assert list(result.certificate.bindings) == [sizes, other]
+
+
+@pytest.mark.parametrize("fixed", [{}, {"S": 2}])
+def test_a_batch_of_two_moves_where_the_sequence_only_shrinks(fixed: dict[str, int]) -> None:
+    """Attention that lays batch and heads together: the pruned model runs at other batches too.
+    ``S`` cannot move."""
+    model = build(
+        f"(float[N,T,8] x{', float[S,4] z' if fixed else ''}) => (float[N,T,4] y)"
+        " <int64[1] zero = {0}, int64[1] one = {1}, int64[1] four = {4}, int64[1] rest = {-1},"
+        "int64[1] eight = {8}>",
+        f"""h = MatMul(x, up) s = Shape(x) n = Gather(s, zero) t = Gather(s, one)
+        b = Mul(n, four) split = Concat<axis=0>(t, b, four) swapped = Transpose<perm=[1,0,2]>(h)
+        heads = Reshape(swapped, split) r = Relu(heads) joined = Concat<axis=0>(t, n, rest)
+        u = Reshape(r, joined) v = Transpose<perm=[1,0,2]>(u) o = MatMul(v, down)
+        p = Slice(table, zero, t) shape = Concat<axis=0>(one, t, four) q = Reshape(p, shape)
+        {"k = Reshape(z, eight)" if fixed else "k = Neg(one_more)"} m = ReduceMean<keepdims=0>(k)
+        a = Add(o, m) y = Add(a, q)""",
+        up=(8, 16), down=(16, 4), table=(6, 4), one_more=(8,),
+    )  # fmt: skip
+    sizes = {"N": 2, "T": 6, **fixed}
+    result = secateur.prune(model, ratio=0.5, dims=sizes, bench=False)
+    assert result.certificate is not None and result.certificate.ok
+    assert list(result.certificate.bindings) == [sizes, {**sizes, "N": 4, "T": 3}]
+    batch = {"x": np.ones((3, 6, 8), np.float32)}
+    batch |= {"z": np.ones((2, 4), np.float32)} if fixed else {}
+    assert run(to_proto(result.model), batch)["y"].shape == (3, 6, 4)
 
 
 @pytest.mark.parametrize("size", [4, 8])
