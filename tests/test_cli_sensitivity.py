@@ -102,6 +102,11 @@ def test_the_terminal_shows_some_of_many_shares(small: Path) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def listen() -> None:
+    """Lets a process have Ctrl-C even where the tests run in the background, without it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_all_processes_and_keeps_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +121,7 @@ def test_ctrl_c_ends_all_processes_and_keeps_results(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=listen,
     ) as running:
         files = tmp_path.glob
         assert_soon(lambda: any(p.read_bytes().count(b"\n") > 2 for p in files("w/*")), "no result")
