@@ -44,9 +44,8 @@ def pass_context(
         raise UsageError(f"`seed` must be at least 0, not {seed}")
     places = symbolic_dims(model)
     for name, size in (dims or {}).items():
-        least = (
-            1 if any(axis == 0 for _, axis in places.get(name, ())) else 0
-        )  # a batch is not empty
+        is_batch = any(axis == 0 for _, axis in places.get(name, ()))
+        least = int(is_batch)  # a batch is not empty
         if not least <= size <= MAX_SIZE:
             raise UsageError(
                 f"dimension '{name}' needs a size of {least} to {MAX_SIZE}, not {size}"

@@ -69,7 +69,7 @@ def moved_together(binding: Mapping[str, int]) -> list[dict[str, int]]:
         lambda size: 2 * size,
         lambda size: max(size // 2, 2) if size > 2 else 2 * size,
         lambda size: max(size // 2, 2),
-        lambda size: max(size - 1, 2) if size > 2 else 2 * size,
+        lambda size: size - 1 if size > 2 else 2 * size,
         lambda size: max(size - 1, 2),
     ]
     largest = max(binding.values(), default=0)

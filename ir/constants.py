@@ -58,6 +58,29 @@ def initializers_are_inputs(model: oir.Model) -> bool:
     return (model.ir_version or 4) < 4
 
 
+def add_constant(
+    graph: oir.Graph,
+    name: str | None,
+    tensor: oir.TensorProtocol,
+    *,
+    as_node: bool,
+    before: oir.Node | None = None,
+    node_name: str | None = None,
+) -> oir.Value:
+    """A new value that holds ``tensor``: an initializer, or ``as_node`` a Constant node in front of
+    ``before``, else of all nodes (see `initializers_are_inputs`)."""
+    kind, shape = oir.TensorType(tensor.dtype), oir.Shape(tensor_shape(tensor))
+    value = oir.Value(name=name, type=kind, shape=shape)
+    if as_node:
+        attribute = oir.AttrTensor("value", tensor)
+        node = oir.Node("", "Constant", [], [attribute], outputs=[value], name=node_name)
+        graph.insert_before(graph[0] if before is None else before, node)
+    else:
+        value.const_value = tensor
+        graph.register_initializer(value)
+    return value
+
+
 def remove_constant(value: oir.Value) -> None:
     """Removes an initializer or a Constant node that nothing reads."""
     node, graph = value.producer(), value.graph

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as oir
 
-from .constants import constants, initializers_are_inputs, remove_constant, tensor_shape
+from .constants import add_constant, constants, initializers_are_inputs, remove_constant
 from .graphs import Names, subgraphs, value_names
 from .naming import output_name
 from .renaming import nameable
@@ -199,22 +199,10 @@ class Inliner:
     def _constant(
         self, function: oir.Function, written: oir.Value, tensor: oir.TensorProtocol
     ) -> oir.Value:
-        held = nameable(tensor)
-        value = oir.Value(
-            name=self.names.free(f"{function.name}/{written.name}"),
-            type=oir.TensorType(tensor.dtype),
-            shape=oir.Shape(tensor_shape(tensor)),
-        )
+        held, name = nameable(tensor), self.names.free(f"{function.name}/{written.name}")
+        as_node = initializers_are_inputs(self.model)
+        value = add_constant(self.model.graph, name, held, as_node=as_node)
         value.meta[ORIGIN] = (written, held)
-        graph = self.model.graph
-        if initializers_are_inputs(self.model):
-            attribute = oir.AttrTensor("value", held)
-            graph.insert_before(
-                graph[0], oir.Node("", "Constant", [], [attribute], outputs=[value])
-            )
-        else:
-            value.const_value = held
-            graph.register_initializer(value)
         return value
 
 

@@ -12,7 +12,7 @@ where g counts the groups of a convolution. Column k of a group is ``channel * t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -147,10 +147,11 @@ class LinearLayer:
         return (row / self._factor("beta")).reshape(bias.shape)
 
     @property
-    def form(self) -> tuple[object, ...]:
-        """What the layer makes of its weight: equal for layers that make the same of it."""
-        factors = self._factor("alpha"), self._factor("beta")
-        return self.node.op_type, self.groups, self._is_transposed, *factors
+    def tie(self) -> Hashable:
+        """Equal for layers that read one weight and one bias in the same way: they can be refitted
+        as one."""
+        form = self.node.op_type, self.groups, self._is_transposed
+        return self.node.inputs[1], self.bias, form, self._factor("alpha"), self._factor("beta")
 
     def _factor(self, name: str) -> float:
         attribute = self.node.attributes.get(name) if self.node.op_type == "Gemm" else None

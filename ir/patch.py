@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as oir
 
-from .constants import constant_tensor, initializers_are_inputs, set_constant, tensor_shape
+from .constants import add_constant, constant_tensor, initializers_are_inputs, set_constant
 from .errors import TargetError
 from .graphs import Names
 from .inlining import CALL, adopt
@@ -46,16 +46,7 @@ class Patcher:
         """A new initializer, or Constant node where initializers would be inputs; the name gets a
         number if it is taken."""
         name = self.names.free(name)
-        value = oir.Value(
-            name=name, type=oir.TensorType(tensor.dtype), shape=oir.Shape(tensor_shape(tensor))
-        )
-        if self._as_nodes:
-            attribute = oir.AttrTensor("value", tensor)
-            node = oir.Node("", "Constant", [], [attribute], outputs=[value], name=name)
-            self.graph.insert_before(self.graph[0], node)
-        else:
-            value.const_value = tensor
-            self.graph.register_initializer(value)
+        value = add_constant(self.graph, name, tensor, as_node=self._as_nodes, node_name=name)
         self.values[name] = value
         return value
 

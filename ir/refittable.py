@@ -23,18 +23,15 @@ def refittable(layers: Iterable[LinearLayer]) -> list[tuple[LinearLayer, ...]]:
     for right, some in sharing.items():
         if len(some) == 1:
             found += [(some[0],)] if some[0].alone[0] else []
-        elif _are_alike(some) and _is_theirs(right, some):
+        elif _are_one(some) and _is_theirs(right, some):
             bias = some[0].bias
             own = bias is not None and _is_theirs(bias, some)
             found.append(tuple(replace(layer, alone=(True, own)) for layer in some))
     return found
 
 
-def _are_alike(layers: Sequence[LinearLayer]) -> bool:
-    """Whether layers with one weight make the same of it."""
-    first = layers[0]
-    same = all(layer.bias is first.bias and layer.form == first.form for layer in layers)
-    return same and not first.is_recurrent
+def _are_one(layers: Sequence[LinearLayer]) -> bool:
+    return len({layer.tie for layer in layers}) == 1 and not layers[0].is_recurrent
 
 
 def _is_theirs(value: oir.Value, layers: Sequence[LinearLayer]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as oir
 
 from ..ir.analysis import Analysis
-from ..ir.constants import constant_tensor
+from ..ir.constants import constant_tensor, initializers_are_inputs
 from ..ir.coupling import Flags
 from ..ir.rules.base import Site
 from ..ir.rules.elementwise import NARY, UNARY
@@ -129,7 +129,7 @@ def _rebuild_split(model: oir.Model, node: oir.Node, kept: list[oir.Value]) -> N
     tensor = None if stated is None else constant_tensor(stated)
     if tensor is not None:
         sizes = oir.Tensor(np.asarray(tensor.numpy())[places], name=f"{node.outputs[0].name}_sizes")
-        inputs.append(store_constant(node, sizes, model.ir_version < 4))
+        inputs.append(store_constant(node, sizes, initializers_are_inputs(model)))
     else:
         sizes_ = [node.attributes["split"].as_ints()[k] for k in places]
         attributes.append(oir.AttrInt64s("split", sizes_))

@@ -88,16 +88,9 @@ def store_constant(before: oir.Node, tensor: oir.TensorProtocol, as_node: bool) 
     """
     graph = before.graph
     assert isinstance(graph, oir.Graph)
-    kind, shape = oir.TensorType(tensor.dtype), oir.Shape(tensor.shape.numpy())
-    if not as_node:
-        value = oir.Value(name=tensor.name, type=kind, shape=shape, const_value=tensor)
-        graph.register_initializer(value)
-        return value
-    value = oir.Value(name=tensor.name, type=kind, shape=shape)
-    attribute = oir.AttrTensor("value", tensor)
-    node = oir.Node("", "Constant", [], [attribute], outputs=[value], name=before.name)
-    graph.insert_before(before, node)
-    return value
+    return constants.add_constant(
+        graph, tensor.name, tensor, as_node=as_node, before=before, node_name=before.name
+    )
 
 
 @dataclass

@@ -14,7 +14,7 @@ import onnx_ir as oir
 
 from ..ir.analysis import Analysis
 from ..ir.bounds.base import Floats, unit_of
-from ..ir.constants import set_constant, tensor_shape
+from ..ir.constants import initializers_are_inputs, set_constant, tensor_shape
 from ..ir.coupling import Flags
 from ..ir.graphs import Names, value_names
 from ..ir.slices import cut
@@ -146,7 +146,7 @@ def _store(
     """A new constant as an input of a node."""
     name = names.free(base or f"{node.outputs[0].name}_bias")
     tensor = oir.Tensor(array.astype(dtype.numpy()), dtype=dtype, name=name)
-    node.replace_input_with(index, store_constant(node, tensor, model.ir_version < 4))
+    node.replace_input_with(index, store_constant(node, tensor, initializers_are_inputs(model)))
 
 
 def _like(tensor: oir.TensorProtocol, array: Floats) -> oir.TensorProtocol:

@@ -16,7 +16,7 @@ are measured without refitting: the third of them with the least energy (see the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,7 +49,6 @@ NOISE, VISIBLE = 1e-9, 1e-6
 """Shares of a variance far below the one are rounding; the other can be measured."""
 
 Readers = dict[int, list[tuple[LinearLayer, Indices]]]
-_Tie = tuple[object, ...]
 
 
 @describe(needs_calibration=True, normalize="none")
@@ -73,17 +72,17 @@ def reconstruction(analysis: Analysis, scoring: Scoring) -> Scores:
             if all(steps.has(str(layer.input.name)) for layer, _ in pairs)
         }
         layers = {_made(layer): layer for pairs in readers.values() for layer, _ in pairs}
-        uses = Counter(map(_tie, layers.values()))
-        columns: dict[_Tie, dict[int, Indices]] = {tie: {} for tie in uses}
+        uses = Counter(layer.tie for layer in layers.values())
+        columns: dict[Hashable, dict[int, Indices]] = {tie: {} for tie in uses}
         for group, pairs in readers.items():
             for layer, places in pairs:
-                columns[_tie(layer)][group] = places
+                columns[layer.tie][group] = places
         missing = Counter(group for own in columns.values() for group in own)
         consumers: dict[int, list[Consumer]] = {group: [] for group in readers}
-        sums: dict[_Tie, Gram] = {}
+        sums: dict[Hashable, Gram] = {}
         for number, name in enumerate(sorted(layers, key=steps.position_of)):
             context.progress("score", number / len(layers))
-            layer, tie = layers[name], _tie(layers[name])
+            layer, tie = layers[name], layers[name].tie
             rows = _rows(layer, steps, (context.seed, number), context.threads)
             sums[tie] = sums[tie] + rows if tie in sums else rows
             uses[tie] -= 1
@@ -145,11 +144,6 @@ def _groups_of(analysis: Analysis, units: npt.NDArray[np.int64] | None) -> list[
 
 def _made(layer: LinearLayer) -> str:
     return str(layer.node.outputs[0].name)
-
-
-def _tie(layer: LinearLayer) -> _Tie:
-    """Equal for layers that read one weight and bias in the same way, and are refitted as one."""
-    return layer.node.inputs[1], layer.bias, layer.form
 
 
 def _rows(layer: LinearLayer, steps: Stepwise, seed: Sequence[int], threads: int) -> Gram:

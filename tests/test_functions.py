@@ -30,6 +30,10 @@ NAMES = [name for name, make in GRAPHS.items() if make().functions]
 WITH_WEIGHTS = [name for name in NAMES if any("/" in key for key in constants(GRAPHS[name]()))]
 
 
+PERCEPTRON = """<domain: "m", opset_import: ["": 17]> block (x) => (y) {
+    h = MatMul(x, w1) r = Relu(h) y = MatMul(r, w2) }"""
+
+
 def calls(model: onnx.ModelProto) -> Counter[str]:
     """How often each function is called in the model's graphs and functions."""
     return Counter(node.op_type for node in all_nodes(model) if node.domain == "m")
@@ -300,9 +304,7 @@ def test_a_block_that_is_dropped() -> None:
         y = MatMul(e, wy)""",
         wx=(8, 12), w1=(12, 16), w2=(16, 12), wy=(12, 4),
     )  # fmt: skip
-    block = """<domain: "m", opset_import: ["": 17]> block (x) => (y) {
-        h = MatMul(x, w1) r = Relu(h) y = MatMul(r, w2) }"""
-    original = build("blocks", parts, 17, "initializers", functions=block)
+    original = build("blocks", parts, 17, "initializers", functions=PERCEPTRON)
     data = {"x": np.random.default_rng(0).standard_normal((32, 8)).astype(np.float32)}
     result = secateur.run(
         original, "drop-blocks{count=1},prune{ratio=0.5}", calibration=data, bench=False
@@ -320,9 +322,7 @@ def test_weights_in_a_body_are_refitted(tmp_path: Path) -> None:
         y = MatMul(d, wy)""",
         wx=(8, 12), w1=(12, 16), w2=(16, 12), wy=(24, 4),
     )  # fmt: skip
-    block = """<domain: "m", opset_import: ["": 17]> block (x) => (y) {
-        h = MatMul(x, w1) r = Relu(h) y = MatMul(r, w2) }"""
-    original = build("towers", parts, 17, "initializers", functions=block)
+    original = build("towers", parts, 17, "initializers", functions=PERCEPTRON)
     x = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
     found = [
         secateur.run(original, f"prune{{ratio=0.3}}{then}", calibration={"x": x[:200]}, bench=False)

@@ -97,9 +97,9 @@ def _count_export(spec: Spec, record: Record, module: Any, inputs: Any) -> None:
     given = ((), inputs) if isinstance(inputs, dict) else (inputs, None)
     for dynamo in (False, True):
         try:
-            before = macs(spec.model, spec.dims | _dims(spec.model, inputs), whole=True)
             with torch.no_grad():
                 torch.onnx.export(module, given[0], path, kwargs=given[1], dynamo=dynamo)
+            before = macs(spec.model, spec.dims | _dims(spec.model, inputs), whole=True)
             record.values["left"]["macs"] = macs(path, {}, whole=True) / max(before, 1)
             return
         except Exception as error:  # whatever an exporter raises
