@@ -174,9 +174,9 @@ def best(
 def finetune(
     module: Any, images: Array, labels: Array, minutes: float, *, rate: float = 0.01, seed: int = 0
 ) -> int:
-    """Trains for so many minutes and gives the number of epochs: cross entropy with labels, SGD
-    with momentum 0.9 and weight decay 5e-4, the learning rate falling as a cosine of time; flips
-    and shifts as `secateur`'s distillation makes them. The shortcuts' kernels stay."""
+    """Trains for so many minutes of CPU time and gives the number of epochs: cross entropy with
+    labels, SGD with momentum 0.9 and weight decay 5e-4, the learning rate falling as a cosine of
+    time; flips and shifts as `secateur`'s distillation makes them. The shortcuts' kernels stay."""
     from secateur.runtime.augmentation import augmented
 
     rng = np.random.default_rng(seed)
@@ -184,11 +184,11 @@ def finetune(
     trained = [p for p in module.parameters() if id(p) not in fixed]
     optimizer = torch.optim.SGD(trained, lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     module.train()
-    begin, epochs = time.perf_counter(), 0
-    while time.perf_counter() - begin < 60 * minutes:
+    begin, epochs = time.process_time(), 0
+    while time.process_time() - begin < 60 * minutes:
         order = rng.permutation(len(images))
         for at in range(0, len(order), BATCH):
-            part = (time.perf_counter() - begin) / (60 * minutes)
+            part = (time.process_time() - begin) / (60 * minutes)
             for group in optimizer.param_groups:
                 group["lr"] = rate * (1 + math.cos(math.pi * min(part, 1.0))) / 2
             some = order[at : at + BATCH]

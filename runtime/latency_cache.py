@@ -20,7 +20,7 @@ from ..ir.errors import SecateurError
 from ..ir.io import atomic_write
 
 Sizes = tuple[int, ...]
-_VERSION = 1
+_VERSION = 2
 
 
 def cache_folder() -> Path:
