@@ -50,6 +50,22 @@ def captured(graph: oir.Graph) -> list[oir.Value]:
     return [v for v in dict.fromkeys(used) if v not in own]
 
 
+def detach(node: oir.Node) -> None:
+    """Remove a node whose outputs are unused from its graph, with all it uses inside.
+
+    Nodes in its subgraphs stop using captured values too, or their producers could not die.
+    """
+    for graph in subgraphs(node):
+        for inner in graph.all_nodes():
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)
+            for nested in subgraphs(inner):
+                nested.outputs.clear()
+        graph.outputs.clear()
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
+
+
 def value_names(graph: oir.Graph) -> Iterator[str]:
     """The names of all values of a graph and its subgraphs."""
     for part in (graph, *graph.subgraphs()):

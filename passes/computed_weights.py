@@ -19,11 +19,11 @@ from ..ir import analysis as plain
 from ..ir.analysis import Analysis
 from ..ir.computed import Held, ancestors, free_coordinates, held_constants
 from ..ir.constants import tensor_shape
-from ..ir.graphs import own_values
+from ..ir.graphs import detach, own_values
 from ..ir.inlining import CALL
 from ..ir.shapes import Observer
 from .computation import Computation, computable
-from .eliminate_dead import detach, remove_initializers
+from .eliminate_dead import remove_initializers
 from .fold_constants import constant_tensor, store_instead
 
 Carrier = Literal["heads", "head-dim"]

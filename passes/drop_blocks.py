@@ -20,13 +20,13 @@ import onnx_ir as oir
 from ..ir.bindings import bind_dims
 from ..ir.branches import Branch, node_sum, residual_branches
 from ..ir.errors import TargetError, UsageError
-from ..ir.graphs import Names, value_names
+from ..ir.graphs import Names, detach, value_names
 from ..ir.masks import Mask
 from ..ir.naming import output_name
 from ..ir.shapes import Facts, Skeleton, infer_bindings
 from ..ir.wording import counted
 from .base import Contract, Pass, PassContext, PassResult, clone_model
-from .eliminate_dead import detach, remove_initializers
+from .eliminate_dead import remove_initializers
 from .proof import Points, Removal, prove
 
 if TYPE_CHECKING:

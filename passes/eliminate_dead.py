@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import onnx_ir as oir
 
-from ..ir.graphs import subgraphs
+from ..ir.graphs import detach, subgraphs
 from .base import Contract, Pass, PassContext, PassResult
 
 _QUANTIZATION = "quant_parameter_tensor_names"  # where onnx-ir keeps TensorAnnotation entries
@@ -44,22 +44,6 @@ class EliminateDead(Pass):
             "functions-removed": functions,
         }
         return PassResult(model, any(statistics.values()), statistics)
-
-
-def detach(node: oir.Node) -> None:
-    """Remove a node whose outputs are unused from its graph, with all it uses inside.
-
-    Nodes in its subgraphs stop using captured values too, or their producers could not die.
-    """
-    for graph in subgraphs(node):
-        for inner in graph.all_nodes():
-            for index in range(len(inner.inputs)):
-                inner.replace_input_with(index, None)
-            for nested in subgraphs(inner):
-                nested.outputs.clear()
-        graph.outputs.clear()
-    assert node.graph is not None
-    node.graph.remove(node, safe=True)
 
 
 class _PureOperators:

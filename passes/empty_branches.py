@@ -14,9 +14,10 @@ import onnx_ir as oir
 from ..ir.analysis import Analysis
 from ..ir.constants import constant_tensor, initializers_are_inputs
 from ..ir.coupling import Flags
+from ..ir.graphs import detach
 from ..ir.rules.base import Site
 from ..ir.rules.elementwise import NARY, UNARY
-from .eliminate_dead import detach, remove_initializers
+from .eliminate_dead import remove_initializers
 from .fold_constants import store_constant
 from .redundant_units import Redundant, in_main_graph
 

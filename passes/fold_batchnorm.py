@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as oir
 
+from ..ir.graphs import detach
 from .base import Contract, Pass, PassContext, PassResult
-from .eliminate_dead import detach
 from .fold_constants import constant_tensor, store_constant
 
 Array = npt.NDArray[np.float64]

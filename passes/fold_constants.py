@@ -24,10 +24,11 @@ from typing import ClassVar
 import onnx_ir as oir
 
 from ..ir import constants
+from ..ir.graphs import detach
 from ..ir.inference import infer_shapes
 from .base import Contract, Pass, PassContext, PassResult
 from .computation import Computation, computable, extract, name_values, reads_inline
-from .eliminate_dead import detach, remove_initializers
+from .eliminate_dead import remove_initializers
 
 # Their result has an unknown size, at most one index per input element and axis.
 _BOUNDED = frozenset({"NonZero", "Compress", "Unique"})

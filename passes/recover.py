@@ -12,8 +12,9 @@ is, and only numbers in it change.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+import onnx
 import onnx_ir as oir
 
 from ..ir.errors import UsageError
@@ -22,6 +23,10 @@ from ..ir.wording import counted
 from .base import Contract, Pass, PassContext, PassResult
 from .layers import batches, noise
 from .refitting import Walk
+from .taken_branches import as_taken
+
+if TYPE_CHECKING:
+    from ..runtime.session import Feed
 
 FEW = 64
 """With fewer samples the report says that they are few."""
@@ -71,10 +76,13 @@ class Recover(Pass):
             raise UsageError(
                 "recover fits to activations on data: give --calibration FILE, or data=noise"
             )
-        original, flat = flatten(context.original), flatten(model)
+        original, flat = as_taken(
+            (flatten(context.original), flatten(model)),
+            lambda proto: self._feeds(proto, context),
+            context.threads,
+        )
         with runnable(original, flat) as (before, after):
-            feeds = (noise if self.data == "noise" else batches)(before, context, self.samples)
-            (before, after), feeds = steppable([before, after], feeds)
+            (before, after), feeds = steppable([before, after], self._feeds(before, context))
             walk = Walk(self, (original, flat), context, (before, after), feeds)
             fits = walk.run()
             drifts = walk.drifts()
@@ -105,3 +113,6 @@ class Recover(Pass):
                 "notes": notes,
             },
         )
+
+    def _feeds(self, model: onnx.ModelProto, context: PassContext) -> list[Feed]:
+        return (noise if self.data == "noise" else batches)(model, context, self.samples)

@@ -444,3 +444,57 @@ def test_a_layer_that_reads_what_its_weight_made_stays() -> None:
     """Both uses of ``w1`` cannot be fitted at once; those of ``w2`` after them can."""
     found = pruned(pyramid("f"), "prune{ratio=0.4},recover", calibration={"x": samples()})
     assert found.results[-1].details["refitted"] == ["b2", "w2"]
+
+
+BRANCHES = """g (float[N, 3, 8, 8] x) => (float[N, 5] y) {
+    most = ReduceMax<keepdims = 0>(x)  few = Less(most, top)
+    y = If(few) <
+        then_branch = t () => (float[N, 5] y1) {
+            a = Conv<pads = [1, 1, 1, 1]>(x, w0, b0)  s = Relu(a)
+            large = Greater(most, top)
+            d = If(large) <
+                then_branch = t2 () => (float[N, 16, 8, 8] d1) {
+                    c1 = Conv<pads = [1, 1, 1, 1]>(s, w1, b1)  d1 = Abs(c1)
+                },
+                else_branch = e2 () => (float[N, 16, 8, 8] d2) {
+                    c2 = Conv<pads = [1, 1, 1, 1]>(s, w1, b1)  d2 = Relu(c2)
+                }
+            >
+            e = Conv<pads = [1, 1, 1, 1]>(d, w2, b2)  f = Add(e, s)  h = Relu(f)
+            p = GlobalAveragePool(h)  q = Flatten(p)  y1 = Gemm<transB = 1>(q, w3, b3)
+        },
+        else_branch = e () => (float[N, 5] y2) {
+            o = Conv<pads = [1, 1, 1, 1]>(x, w4)  p2 = GlobalAveragePool(o)  q2 = Flatten(p2)
+            y2 = Gemm<transB = 1>(q2, w5)
+        }
+    >
+}"""
+
+
+def branches(top: float) -> onnx.ModelProto:
+    """The residual block in a branch that is taken where no number is above ``top``."""
+    stored = residual().graph.initializer
+    weights: dict[str, Any] = {t.name: onnx.numpy_helper.to_array(t) for t in stored}
+    weights |= {"w4": correlated((12, 3, 3, 3), 4), "w5": correlated((5, 12), 5)}
+    return build(BRANCHES, top=np.array(top, np.float32), **weights)
+
+
+def test_branches_that_all_samples_take_are_refitted() -> None:
+    """As well as the same layers in the main graph, and the other branches stay as they are."""
+    original, fresh = branches(100.0), samples(64, seed=1)
+    data = {"x": samples()}
+    alone = pruned(original, "prune{ratio=0.4}", calibration=data)
+    both = pruned(original, "prune{ratio=0.4},recover", calibration=data)
+    flat = pruned(residual(), "prune{ratio=0.4},recover", calibration=data)
+    assert error(both.model, original, fresh) < 0.5 * error(alone.model, original, fresh)
+    assert set(both.report["refitted"]) == set(flat.report["refitted"]) != set()
+    assert [n.op_type for n in to_proto(both.model).graph.node].count("If") == 1
+    check_drifts(alone, both, original, data["x"])
+
+
+def test_branches_that_some_samples_take_stay() -> None:
+    original, x = branches(3.0), samples(8)
+    seen = {bool(sample.max() < 3.0) for sample in x}
+    assert seen == {True, False}
+    result = pruned(original, "prune{ratio=0.4},recover", calibration={"x": x}, dims={"N": 1})
+    assert result.report["refitted"] == []
