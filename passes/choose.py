@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ..ir.analysis import Analysis
@@ -173,23 +174,23 @@ def _in_time(
     )
     original, _ = clock.pair(analysis.source, analysis.source)
     goal = min(t.value if t.is_share else t.value / original.p50 for t in targets)
-    room = _liked_room(analysis, scores, limits, model, goal)
     timings: dict[bytes, tuple[Timing, Timing]] = {}
 
-    def measure(counts: Counts) -> float:
+    def measured(room: Room, counts: Counts) -> float:
         smaller = rewrite(analysis, room.flags(counts)).model if counts.any() else analysis.source
         before, after = timings[counts.tobytes()] = clock.pair(analysis.source, smaller)
         return max(after.p50 / t.goal(before.p50) for t in targets)
 
-    tried = meet_latency(
-        room,
-        gauges,
-        model,
-        goal,
-        measure,
-        scope,
-        lambda done: context.progress("time candidates", done),
-    )
+    progress = partial(context.progress, "time candidates")
+    rooms = _liked_rooms(analysis, scores, limits, model, goal)
+    for room in rooms:
+        try:
+            timer = partial(measured, room)
+            tried = meet_latency(room, gauges, model, goal, timer, scope, progress)
+            break
+        except TargetError:
+            if room is rooms[-1]:
+                raise
     best = tried[0]
     before, after = timings[best.counts.tobytes()]
     reached = [
@@ -216,16 +217,20 @@ def _in_time(
     )
 
 
-def _liked_room(
+def _liked_rooms(
     analysis: Analysis, scores: Scores, limits: Limits, model: LatencyModel, goal: float
-) -> Room:
-    """Room in the steps that the tables like; in smaller ones where the goal needs these."""
+) -> list[Room]:
+    """Room in the steps that the tables like, or in smaller ones where the goal needs these; where
+    by the tables none do, both, since small models may be faster than these know."""
     if limits.round_to > 1:
-        return Room(analysis, scores, limits)
-    alignment = model.alignments([len(g.units) for g in analysis.groups])
+        return [Room(analysis, scores, limits)]
+    alignment, rooms = model.alignments([len(g.units) for g in analysis.groups]), list[Room]()
     while True:
         room = Room(analysis, scores, replace(limits, alignment=alignment))
-        within = room.room.any() and float(model.share(room.room[None])[0]) <= goal
-        if within or max(alignment) == 1:
-            return room
+        if room.room.any():
+            rooms.append(room)
+            if float(model.share(room.room[None])[0]) <= goal:
+                return rooms[-1:]
+        if max(alignment) == 1:
+            return [rooms[0], *rooms[1:][-1:]]
         alignment = tuple(max(a // 2, 1) for a in alignment)

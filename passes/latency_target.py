@@ -3,11 +3,14 @@
 The allocation works on predicted shares of the original's latency. Each answer is rewritten and
 timed in turns with the original; the limit on the prediction is then moved along the line through
 the last two answers (the secant), kept between the highest limit that met the goal and the lowest
-that did not. Of the candidates that were measured to meet it, the one that loses least is taken.
+that did not. Where the least that the tables promise is too slow but the smallest model is not,
+MACs tell apart what lies between. Of the candidates that were measured to meet the goal, the one
+that loses least is taken.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +20,7 @@ from ..ir.errors import TargetError
 from ..runtime.latency import LatencyModel
 from ..runtime.products import Counts
 from .allocation import Scope, solve
-from .gauges import Gauge
+from .gauges import Gauge, exact_gauges
 from .room import Room
 from .targets import Target
 
@@ -60,19 +63,25 @@ def meet_latency(
     """
     least = float(model.share(room.room[None])[0])
     limit, tried = goal, list[Candidate]()
+
+    def timed(counts: Counts) -> Candidate:
+        return Candidate(counts, limit, float(model.share(counts[None])[0]), measure(counts))
+
     for attempt in range(ATTEMPTS):
         progress(attempt / ATTEMPTS)
         limit = min(max(limit, least), 1.0)
         counts = solve(room, [*gauges, latency_gauge(room, model, limit)], scope)
         if any(np.array_equal(counts, done.counts) for done in tried):
             break
-        predicted = float(model.share(counts[None])[0])
-        tried.append(Candidate(counts, limit, predicted, measure(counts)))
+        tried.append(timed(counts))
         if _CLOSE <= tried[-1].measured <= 1 or (limit == 1 and tried[-1].fits):
             break
         limit = _corrected(tried)
     if not any(c.fits for c in tried):
-        tried.append(Candidate(room.room, least, least, measure(room.room)))
+        limit = least
+        tried.append(timed(room.room))
+        if tried[-1].measured < _CLOSE:
+            tried += _by_macs(room, gauges, tried, timed, scope)
     if not any(c.fits for c in tried):
         best = goal * min(c.measured for c in tried)
         raise TargetError(
@@ -80,6 +89,36 @@ def meet_latency(
             "measured under these limits"
         )
     return sorted(tried, key=lambda c: (not c.fits, float(room.lost(c.counts))))
+
+
+def _by_macs(
+    room: Room,
+    gauges: Sequence[Gauge],
+    tried: Sequence[Candidate],
+    timed: Callable[[Counts], Candidate],
+    scope: Scope,
+) -> list[Candidate]:
+    """Candidates between the last one, which is fast enough, and the one before."""
+
+    def macs(share: float) -> Gauge:
+        return exact_gauges(room.analysis, [Target("macs", share)])[0]
+
+    def kept(counts: Counts) -> float:
+        gauge = macs(1.0)
+        return float(gauge.predict(counts[None])[0, 0]) / gauge.whole
+
+    slow, fast = (kept(candidate.counts) for candidate in tried[-2:])
+    found: list[Candidate] = []
+    for _ in range(ATTEMPTS):
+        counts = solve(room, [*gauges, macs(math.sqrt(slow * fast))], scope)
+        share = kept(counts)
+        if not fast < share < slow:
+            break
+        found.append(timed(counts))
+        if _CLOSE <= found[-1].measured <= 1:
+            break
+        slow, fast = (slow, share) if found[-1].fits else (share, fast)
+    return found
 
 
 def latency_gauge(room: Room, model: LatencyModel, limit: float) -> Gauge:
