@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 import onnx_ir as oir
@@ -21,10 +21,10 @@ from ..ir.errors import CertificateError, UsageError
 from ..ir.io import load_model
 from ..ir.rewrite import Rewritten
 from ..passes import computed_weights as _analysis
-from ..passes.base import Pass, PassContext
+from ..passes.base import Contract, Pass, PassContext
 from ..passes.choose import choose
 from ..passes.criteria import score_units
-from ..passes.proof import Points
+from ..passes.proof import Points, prove_again
 from ..passes.prune import Prune
 from ..passes.scoring import Combine, Normalize, Scoring
 from ..runtime.benchmark import Speedup
@@ -37,6 +37,9 @@ from .results import Plan as Plan
 from .results import PruneResult as PruneResult
 from .sensitivity import Sensitivity as Sensitivity
 from .sensitivity import sensitivity as sensitivity
+
+if TYPE_CHECKING:
+    from ..passes.manager import PipelineResult
 
 Source = str | os.PathLike[str] | onnx.ModelProto | oir.Model
 
@@ -301,6 +304,9 @@ def run(
     context = pass_context(model, dims, calibration, threads, seed, progress)
     seconds = {"load": time.perf_counter() - begin}
     outcome = PassManager(passes, instrumentations).run(model, context)
+    begin = time.perf_counter()
+    if (same := _unchanged(model, outcome, context)) is not None:
+        seconds["certify"] = time.perf_counter() - begin
     timing, warnings = None, list[str]()
     if bench and outcome.modified:
         begin = time.perf_counter()
@@ -311,8 +317,26 @@ def run(
         seconds["time"] = time.perf_counter() - begin
     result = PruneResult(outcome.model, model, outcome.passes, outcome.results, timing)
     result.source = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    result.same = same
     result.report = build_report(result, source, context, seconds, outcome.timings, warnings)
     return result
+
+
+def _unchanged(
+    model: oir.Model, outcome: PipelineResult, context: PassContext
+) -> Certificate | None:
+    """Proof that the outputs are the original's, where all passes preserve them and one changed the
+    model; None where symbolic dimensions have no size."""
+    preserve = all(p.contract is Contract.PRESERVES for p in outcome.passes)
+    if not preserve or not outcome.modified:
+        return None
+    try:
+        proof = prove_again(model, outcome.model, Points(()), context)
+    except UsageError:
+        return None
+    if not proof.ok:
+        raise CertificateError(f"the certificate failed: {proof.describe()}")
+    return proof
 
 
 def _bench_models(model: oir.Model, pruned: oir.Model, context: PassContext) -> Bench:

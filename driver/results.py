@@ -49,18 +49,20 @@ class PruneResult:
     bench: Bench | None
     report: dict[str, Any] = field(default_factory=dict)
     source: Path | None = None
+    same: Certificate | None = None
 
     @property
     def certificate(self) -> Certificate | None:
-        """The certificate of the last pruning pass; None when no pass removed anything."""
+        """The certificate of the last pruning pass; where all passes preserve the outputs, that of
+        the result against the original (``same``). None when nothing was proved."""
         found = [r.certificate for r in self.results if r.certificate is not None]
-        return found[-1] if found else None  # type: ignore[return-value]
+        return found[-1] if found else self.same  # type: ignore[return-value]
 
     @property
     def points(self) -> Points | None:
         """Where the original is masked for that certificate."""
         found = [r.details["points"] for r in self.results if "points" in r.details]
-        return found[-1] if found else None
+        return found[-1] if found else Points(()) if self.same is not None else None
 
     @property
     def pruning(self) -> Pruning | None:

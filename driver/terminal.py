@@ -122,6 +122,8 @@ def _steps(report: Mapping[str, Any]) -> Iterator[str]:
         if "dropped" in found:
             branches = counted(found["branches"], "residual branch", "residual branches")
             yield f"{label}: dropped {found['dropped']} of {branches}"
+        if done["contract"] == "preserves" and "units" in found:
+            yield f"{label}: removed {counted(found['units'], 'unit')}"
         if "drift-before" in found:
             before, after = found["drift-before"], found["drift"]
             yield f"{label}: outputs off by {before:.2g} of their spread, now by {after:.2g}"

@@ -21,7 +21,7 @@ from ..ir.errors import CertificateError, DataError, ModelError, SecateurError, 
 from ..ir.io import digest, load_model
 from ..ir.masks import Compaction, Mask
 from ..passes.base import Contract, Pass, PassContext
-from ..passes.proof import Points, Removal, Repeatable, prove
+from ..passes.proof import Points, Removal, Repeatable, prove_again
 from .refitted import with_refitted
 from .report import read_report
 
@@ -60,9 +60,13 @@ def verify_report(
     _check_digest(data, "original", original)
     _check_digest(data, "pruned", pruned)
     recorded = _read(data)
-    last = _last_pruning(recorded.passes)
+    preserves = all(p.contract is Contract.PRESERVES for p in recorded.passes)
+    preserves &= not (recorded.points.masks or recorded.points.compactions)
+    last = 0 if preserves else _last_pruning(recorded.passes)
     try:
         context = context_for(recorded.dims, recorded.seed)
+        if preserves:
+            return prove_again(model, load_model(pruned), recorded.points, context)
         before = model
         proofs: list[Certificate] = []
         for number, current in enumerate(recorded.passes[:last]):
@@ -72,7 +76,7 @@ def verify_report(
                 before = _run([current], before, context)
                 continue
             after, removal = _repeated(recorded, number, before, context)
-            proofs.append(_prove(before, after, removal.points, context))
+            proofs.append(prove_again(before, after, removal.points, context))
             if not proofs[-1].ok:
                 return _joined(proofs)
             before = after
@@ -95,7 +99,7 @@ def verify_report(
         elif recorded.removed and all(step.slices for step in recorded.steps.values()):
             source = _with_stored_weights(model, recorded, context) if recorded.stored else model
             replay = {"removed": recorded.removed, "source": source}
-        return _joined([*proofs, _prove(before, smaller, recorded.points, context, **replay)])
+        return _joined([*proofs, prove_again(before, smaller, recorded.points, context, **replay)])
     except UsageError as error:
         raise DataError(f"the report does not fit the original model: {error}") from None
     except (ModelError, OverflowError) as error:
@@ -108,7 +112,9 @@ def _read(data: Mapping[str, Any]) -> _Recorded:
     from ..passes.pipeline import parse_pipeline
 
     if data.get("certificate") is None:
-        raise DataError("the report holds no certificate: its pipeline pruned nothing")
+        raise DataError(
+            "the report holds no certificate: its pipeline changed nothing, or only weights"
+        )
     try:
         return _Recorded(
             parse_pipeline(data["pipeline"]),
@@ -183,18 +189,6 @@ def _run(passes: Sequence[Pass], model: oir.Model, context: PassContext) -> oir.
     from ..passes.manager import PassManager
 
     return PassManager(passes).run(model, context).model
-
-
-def _prove(
-    before: oir.Model, after: oir.Model, points: Points, context: PassContext, **replay: Any
-) -> Certificate:
-    from ..ir.bindings import bind_dims
-    from ..ir.shapes import Skeleton, infer_bindings
-    from ..runtime.observe import observer
-
-    binding, observe = bind_dims(before, context.dims), observer(before, context.calibration)
-    facts = infer_bindings(Skeleton(before), binding, observe)
-    return prove(before, after, points, facts, context, **replay)
 
 
 def _with_stored_weights(model: oir.Model, recorded: _Recorded, context: PassContext) -> oir.Model:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import onnx_ir as oir
 
-from ..ir.bindings import moved_alone, moved_but_one, moved_together
+from ..ir.bindings import bind_dims, moved_alone, moved_but_one, moved_together
 from ..ir.flatten import flatten
 from ..ir.masks import Compaction, Mask
-from ..ir.shapes import Facts
+from ..ir.shapes import Facts, Skeleton, infer_bindings
 from .base import PassContext
 
 if TYPE_CHECKING:
@@ -91,6 +91,18 @@ def prove(
             types=facts_types(facts),
             progress=progress,
         )
+
+
+def prove_again(
+    before: oir.Model, after: oir.Model, points: Points, context: PassContext, **replay: Any
+) -> Certificate:
+    """As `prove`, at the bindings that an analysis of ``before`` would use. Raises UsageError when
+    a symbolic dimension has no size."""
+    from ..runtime.observe import observer
+
+    binding, observe = bind_dims(before, context.dims), observer(before, context.calibration)
+    facts = infer_bindings(Skeleton(before), binding, observe)
+    return prove(before, after, points, facts, context, **replay)
 
 
 def spare_bindings(facts: Sequence[Facts]) -> list[dict[str, int]]:

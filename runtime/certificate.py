@@ -43,7 +43,8 @@ from .zeroed import zeroed_model
 class Certificate:
     """What was proved about a pruned model, and how closely.
 
-    ``kind`` is "masked", or "held" where discrete choices had to be held. ``worst`` is the
+    ``kind`` is "masked", "original" where nothing was masked, or "held" where discrete choices had
+    to be held. ``worst`` is the
     relative error of the decisive run and ``tolerance`` what it was allowed; ``bindings`` are the
     sizes of the symbolic dimensions that were run; ``replay`` is the comparison with the weights
     zeroed (``agrees``, ``worst``), which does not decide.
@@ -73,11 +74,12 @@ class Certificate:
         labels = len({(entry.label, entry.optimisation) for entry in self.runs})
         data = " and calibration data" if self.calibrated else ""
         verdict = "equals" if self.ok else "DIFFERS from"
+        whom = "original" if self.kind == "original" else "masked original"
         held = " with discrete choices held" if self.kind == "held" else ""
         seeds = counted(len(self.seeds), "seed")
         sizes = counted(len(self.bindings), "size")
         return (
-            f"{verdict} the masked original{held}: {counted(labels, 'run')} ({seeds} at "
+            f"{verdict} the {whom}{held}: {counted(labels, 'run')} ({seeds} at "
             f"{sizes}{data}), relative error {self.worst:.2g}, "
             f"allowed {self.tolerance:.2g}"
             + ("; where numbers overflow, give --calibration" if infinite and not self.ok else "")
@@ -167,7 +169,7 @@ def certify(
     worst = result.worst
     return Certificate(
         ok=result.ok,
-        kind="held" if choices else "masked",
+        kind="held" if choices else "masked" if masks or compactions else "original",
         runs=result.runs,
         worst=worst.relative if worst else float("inf"),
         tolerance=worst.tolerance if worst else 0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from .cli_runs import CALIBRATION, SCHEMA, invoke, prune
 from .sensitivity_models import normalised, normalised_weights
 
 pytestmark = pytest.mark.usefixtures("example_folder")
+
+
+def change_bias(file: str) -> None:
+    model = onnx.load(file)
+    (bias,) = (t for t in model.graph.initializer if t.name == "head.bias")
+    array = numpy_helper.to_array(bias).copy()
+    array[0] += 0.01
+    bias.CopyFrom(numpy_helper.from_array(array, bias.name))
+    onnx.save(model, file)
 
 
 def test_verify_proves_it_again_from_files() -> None:
@@ -94,6 +104,22 @@ def test_verify_refuses_steps_that_were_changed(pipeline: str) -> None:
         refused(lambda steps: steps[0]["masks"].clear(), 5, "certificate failed")
 
 
+def test_verify_passes_that_preserve_the_outputs() -> None:
+    """The result is held to the original as it is."""
+    run = ["run", "m.onnx", "-o", "o.onnx", "--no-bench", "--report", "r.json"]
+    text = invoke(*run, "--pipeline", "remove-redundant,fold-constants").stdout
+    assert "certificate: equals the original: " in text
+    assert re.search(r"^remove-redundant: removed [1-9]\d* units$", text, re.M)
+    SCHEMA.validate(json.loads(Path("r.json").read_text()))
+    verify = ("verify", "m.onnx", "o.onnx", "--report", "r.json")
+    assert "equals the original: " in invoke(*verify).stdout
+    change_bias("o.onnx")
+    report = json.loads(Path("r.json").read_text())
+    report["pruned"]["sha256"] = hashlib.sha256(Path("o.onnx").read_bytes()).hexdigest()
+    Path("r.json").write_text(json.dumps(report))
+    assert "DIFFERS from the original" in invoke(*verify, code=5).stderr
+
+
 def test_verify_refuses_a_pass_that_moves_the_outputs() -> None:
     report = prune("--macs", "0.5")
     report["pipeline"] = "fold-constants"
@@ -117,12 +143,7 @@ def test_verify_refuses_other_files() -> None:
 def test_verify_refuses_a_pruned_model_that_was_changed() -> None:
     """Even when the report was made to name the changed file."""
     report = prune("--macs", "0.5")
-    model = onnx.load("o.onnx")
-    (bias,) = (t for t in model.graph.initializer if t.name == "head.bias")
-    array = numpy_helper.to_array(bias).copy()
-    array[0] += 0.01
-    bias.CopyFrom(numpy_helper.from_array(array, bias.name))
-    onnx.save(model, "o.onnx")
+    change_bias("o.onnx")
     Path("r.json").write_text(json.dumps(report))
     assert (
         "not the pruned model"
