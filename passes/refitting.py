@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..runtime.grams import LayerRows
     from ..runtime.least_squares import Gram, Matrix
     from ..runtime.session import Array, Feed
+    from ..runtime.stepwise import Stepwise
     from .base import PassContext
     from .recover import Recover
 
@@ -29,6 +30,9 @@ RECTIFIED = 3
 """How often targets below zero are asked anew."""
 UNTOUCHED = 1e-9
 """A layer whose error is at most this share of its target's variance is left as it is."""
+
+TURNS = 2
+"""How often layers that work on each other's results are fitted."""
 
 Layers = tuple[LinearLayer, ...]
 """Layers with one weight and one bias; mostly a single one."""
@@ -45,6 +49,10 @@ class Fit:
     before: float
     after: float
     ridge: float
+
+
+Solved = tuple["Matrix", float, float, float]
+"""New weights, and the figures of a `Fit`."""
 
 
 @dataclass
@@ -68,16 +76,17 @@ class Walk:
 
         context, threads = self.context, self.context.threads
         (before, after), graph = self.protos, self.models[1].graph
-        feeds = fitting(self.protos, self.feeds, self.options.memory * 1e9, threads)
-        self.feeds, self.samples = feeds, _count(feeds)
         layers = refittable(linear_layers(graph))
         together = stand_together(after, [_makes(some) for some in layers])
-        layers = [some for some, possible in zip(layers, together, strict=True) if possible]
+        self.apart = {some for some, possible in zip(layers, together, strict=True) if not possible}
         self.aims = {id(layer): aim_of(layer) for some in layers for layer in some}
         nodes = normalisations(graph)
         needed = {str(node.inputs[0].name) for node in nodes if node.inputs[0] is not None}
         for aim in self.aims.values():
             needed |= aim.names
+        limit, held = self.options.memory * 1e9, needed if self.apart else ()
+        self.feeds = feeds = fitting(self.protos, self.feeds, limit, threads, held)
+        self.samples = _count(feeds)
         shown = compared(before)
         self.original = Stepwise(before, feeds, keep={*needed, *shown}, threads=threads)
         self.pruned = Stepwise(after, feeds, keep=shown, threads=threads)
@@ -122,41 +131,65 @@ class Walk:
         return {str(stop.inputs[0].name)} if stop.inputs[0] is not None else set()
 
     def _fit(self, layers: Layers, place: int, number: int) -> list[Fit]:
-        """Refits layers before which the pruned model stands."""
+        """Refits layers before the first of which the pruned model stands."""
         from ..runtime.grams import one_blas_thread
 
-        parts = []
-        for layer in layers:
-            rows = self._rows(layer, place, (self.context.seed, number))
-            if rows is None:
-                return []
-            parts.append(rows)
         with one_blas_thread():
-            solved = _solved(parts, start_weights(layers[0]), layers[0].has_own_bias)
+            fit = self._fit_apart if layers in self.apart else self._fit_together
+            solved = fit(layers, place, number)
         if solved is None:
             return []
         weights, *figures = solved
         self._set(stored_weights(layers[0], weights))
         return [Fit(str(layer.output.name), *figures) for layer in layers]
 
-    def _rows(self, layer: LinearLayer, place: int, seed: Sequence[int]) -> LayerRows | None:
-        """What the layer is given and what it should give."""
+    def _fit_together(self, layers: Layers, place: int, number: int) -> Solved | None:
+        parts = [self._rows(layer, self.pruned, place, number) for layer in layers]
+        return _solved(parts, start_weights(layers[0]), layers[0].has_own_bias)
+
+    def _fit_apart(self, layers: Layers, _place: int, number: int) -> Solved | None:
+        """Refits layers of which one reads what another with the same weight has made: to what
+        they are given with the weights at hand, and again with the new ones. Those weights are
+        taken with which the layers, as they then work on each other, are the least off."""
+        weights, ridge = start_weights(layers[0]), float(np.inf)
+        tried: list[tuple[float, Matrix]] = []
+        for turn in range(TURNS + 1):
+            ahead = self.pruned.fork()
+            for name, array in stored_weights(layers[0], weights).items():
+                ahead.set_weight(name, array)
+            parts = []
+            for layer in sorted(layers, key=lambda layer: ahead.position_of(_made(layer))):
+                place = ahead.position_of(_made(layer))
+                ahead.run_to(place)
+                parts.append(self._rows(layer, ahead, place, number))
+            tried.append((_share(parts, weights), weights))
+            solved = _solved(parts, weights, layers[0].has_own_bias) if turn < TURNS else None
+            if solved is None:
+                break
+            weights, _, _, ridge = solved
+        after, best = min(tried, key=lambda pair: pair[0])
+        return (best, tried[0][0], after, ridge) if after < tried[0][0] else None
+
+    def _rows(
+        self, layer: LinearLayer, pruned: Stepwise, place: int, number: int
+    ) -> LayerRows | None:
+        """What the layer is given and what it should give; None where nothing says so."""
         from ..runtime.grams import LayerRows
 
-        if not self.pruned.has(str(layer.input.name)):  # it is made of constants
+        if not pruned.has(str(layer.input.name)):  # it is made of constants
             return None
         history = self.context.history
         whole = self._whole(layer) if layer.is_recurrent else None
         aim = self.aims[id(layer)]
-        aimed = wanted(layer, aim, self.original, self.pruned, place, history, whole)
+        aimed = wanted(layer, aim, self.original, pruned, place, history, whole)
         if aimed is None:
             return None
         return LayerRows(
             layer,
-            self.pruned.get(str(layer.input.name)),
+            pruned.get(str(layer.input.name)),
             aimed.targets,
             aimed.offsets,
-            seed=seed,
+            seed=(self.context.seed, number),
             rows=self.options.rows,
             threads=self.context.threads,
             again=aimed.rectified,
@@ -181,14 +214,25 @@ class Walk:
             self.pruned.set_weight(name, array)
 
 
-def _solved(
-    parts: Sequence[LayerRows], start: Matrix, has_bias: bool
-) -> tuple[Matrix, float, float, float] | None:
-    """New weights for all these rows, with the figures of a `Fit`; None where the old ones stay."""
+def _share(parts: Sequence[LayerRows | None], weights: Matrix) -> float:
+    """The error of weights on the rows that are held out, or on all where none are."""
+    sums = [rows.sums() for rows in parts if rows is not None]
+    if len(sums) < len(parts):
+        return np.inf
+    train, held_out = _added(sums)
+    seen = held_out if held_out.rows else train
+    return seen.share(weights) if seen.rows and seen.is_finite else np.inf
+
+
+def _solved(parts: Sequence[LayerRows | None], start: Matrix, has_bias: bool) -> Solved | None:
+    """New weights for all these rows; None where the old ones stay, or rows are missing."""
     from ..runtime.least_squares import fit
 
-    asked = [rows for rows in parts if rows.again]
-    known = [rows.sums() for rows in parts if not rows.again]
+    there = [rows for rows in parts if rows is not None]
+    if len(there) < len(parts):
+        return None
+    asked = [rows for rows in there if rows.again]
+    known = [rows.sums() for rows in there if not rows.again]
     train, held_out = _added([*known, *(rows.sums() for rows in asked)])
     if not (train.rows or held_out.rows) or not (train.is_finite and held_out.is_finite):
         return None
@@ -220,7 +264,11 @@ def _added(sums: Sequence[tuple[Gram, Gram]]) -> tuple[Gram, Gram]:
 
 
 def _makes(layers: Layers) -> Collection[str]:
-    return [str(layer.node.outputs[0].name) for layer in layers]
+    return [_made(layer) for layer in layers]
+
+
+def _made(layer: LinearLayer) -> str:
+    return str(layer.node.outputs[0].name)
 
 
 def _count(feeds: Sequence[Feed]) -> int:

@@ -8,6 +8,7 @@ with whatever reads them, so that their constants may change until then.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from typing import TypeAlias
@@ -110,6 +111,13 @@ class Stepwise:
         """Lets go of a value that was kept, unless it is an output or a later node reads it."""
         self.keep -= {name} - self.outputs
         self._release()
+
+    def fork(self) -> Stepwise:
+        """Another walk on from here, with weights of its own."""
+        other = copy.copy(self)
+        other.values = [dict(values) for values in self.values]
+        other.keep, other.weights = set(self.keep), dict(self.weights)
+        return other
 
     def run_to(self, stop: int) -> None:
         """Runs all nodes with numbers below ``stop`` that have not run yet.
@@ -220,15 +228,20 @@ def steppable(
 
 
 def fitting(
-    models: Sequence[onnx.ModelProto], feeds: Sequence[Feed], limit: float, threads: int = 0
+    models: Sequence[onnx.ModelProto],
+    feeds: Sequence[Feed],
+    limit: float,
+    threads: int = 0,
+    held: Collection[str] = (),
 ) -> list[Feed]:
     """So many of the feeds, from the front, that stepping through all models side by side holds
-    about ``limit`` bytes at the most; at least one. Runs the models on the first."""
-    most = sum(_most_bytes(model, feeds[0], threads) for model in models)
+    about ``limit`` bytes at the most; at least one. Values in ``held`` are let go only at the end.
+    Runs the models on the first feed."""
+    most = sum(_most_bytes(model, feeds[0], threads, held) for model in models)
     return list(feeds[: max(1, int(limit // max(most, 1)))])
 
 
-def _most_bytes(model: onnx.ModelProto, feed: Feed, threads: int) -> int:
+def _most_bytes(model: onnx.ModelProto, feed: Feed, threads: int, held: Collection[str]) -> int:
     """The bytes of what a node gives and of all values that it or later nodes read, at the most."""
     steps = Stepwise(model, [feed], threads=threads)
     count = len(steps.nodes)
@@ -237,7 +250,8 @@ def _most_bytes(model: onnx.ModelProto, feed: Feed, threads: int) -> int:
     for name, size in _sizes(steps, stops):
         begin = max(steps.position_of(name), 0)
         change[begin] += size
-        change[max(steps.last_use(name), begin) + 1] -= size
+        end = count - 1 if name in held else steps.last_use(name)
+        change[max(end, begin) + 1] -= size
     return int(np.cumsum(change).max(initial=0))
 
 
