@@ -151,7 +151,14 @@ class LinearLayer:
         """Equal for layers that read one weight and one bias in the same way: they can be refitted
         as one."""
         form = self.node.op_type, self.groups, self._is_transposed
-        return self.node.inputs[1], self.bias, form, self._factor("alpha"), self._factor("beta")
+        return self.read, self.bias, form, self._factor("alpha"), self._factor("beta")
+
+    @property
+    def read(self) -> oir.Value:
+        """What the node reads as its weight: the constant, or what dequantises it."""
+        right = self.node.inputs[1]
+        assert right is not None
+        return unnamed(right)
 
     def _factor(self, name: str) -> float:
         attribute = self.node.attributes.get(name) if self.node.op_type == "Gemm" else None
@@ -258,7 +265,7 @@ def _constant(value: oir.Value | None) -> oir.Value | None:
     node = value.producer()
     if node is None or node.domain not in ("", "ai.onnx"):
         return None
-    if node.op_type == "Identity":
+    if is_name(node):
         return _constant(node.inputs[0])
     if node.op_type != "DequantizeLinear":
         return None
@@ -266,6 +273,19 @@ def _constant(value: oir.Value | None) -> oir.Value | None:
     tensor = None if stored is None else constant_tensor(stored)
     constants = all(v is None or constant_tensor(v) is not None for v in node.inputs)
     return stored if tensor is not None and tensor.dtype.is_integer() and constants else None
+
+
+def unnamed(value: oir.Value) -> oir.Value:
+    """The value that a value is under another name: Identity nodes only give names."""
+    while (node := value.producer()) is not None and is_name(node):
+        assert node.inputs[0] is not None
+        value = node.inputs[0]
+    return value
+
+
+def is_name(node: oir.Node) -> bool:
+    """Whether a node only gives a value another name."""
+    return node.op_type == "Identity" and node.domain in ("", "ai.onnx")
 
 
 def is_alone(value: oir.Value | None) -> bool:

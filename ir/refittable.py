@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import onnx_ir as oir
 
-from .linear import LinearLayer, is_alone
+from .linear import LinearLayer, is_alone, is_name
 
 
 def refittable(layers: Iterable[LinearLayer]) -> list[tuple[LinearLayer, ...]]:
@@ -16,9 +16,7 @@ def refittable(layers: Iterable[LinearLayer]) -> list[tuple[LinearLayer, ...]]:
     Layers together have the same bias, which is theirs alone, too, or else stays."""
     sharing: dict[oir.Value, list[LinearLayer]] = {}
     for layer in layers:
-        right = layer.node.inputs[1]
-        assert right is not None
-        sharing.setdefault(right, []).append(layer)
+        sharing.setdefault(layer.read, []).append(layer)
     found: list[tuple[LinearLayer, ...]] = []
     for right, some in sharing.items():
         if len(some) == 1:
@@ -38,4 +36,10 @@ def _is_theirs(value: oir.Value, layers: Sequence[LinearLayer]) -> bool:
     """Whether a weight or a bias is read once for each of these layers, and by nobody else."""
     node = value.producer()
     made = node is None or node.op_type == "Constant" or is_alone(node.inputs[0])
-    return made and len(value.uses()) == len(layers) and not value.is_graph_output()
+    return made and _reads(value) == len(layers)
+
+
+def _reads(value: oir.Value) -> int:
+    """How often a value is read, under whatever name; by the caller of the graph, too."""
+    under = (_reads(node.outputs[0]) if is_name(node) else 1 for node, _ in value.uses())
+    return sum(under) + value.is_graph_output()
