@@ -304,10 +304,17 @@ def run(
     context = pass_context(model, dims, calibration, threads, seed, progress)
     seconds = {"load": time.perf_counter() - begin}
     outcome = PassManager(passes, instrumentations).run(model, context)
-    begin = time.perf_counter()
-    if (same := _unchanged(model, outcome, context)) is not None:
-        seconds["certify"] = time.perf_counter() - begin
     timing, warnings = None, list[str]()
+    begin = time.perf_counter()
+    try:
+        same = _unchanged(model, outcome, context)
+    except (UsageError, CertificateError) as error:  # sizes are missing, or it does not run
+        same = None
+        warnings.append(f"no certificate: {error}")
+    if same is not None:
+        seconds["certify"] = time.perf_counter() - begin
+        if not same.ok:
+            raise CertificateError(f"the certificate failed: {same.describe()}")
     if bench and outcome.modified:
         begin = time.perf_counter()
         try:
@@ -325,18 +332,14 @@ def run(
 def _unchanged(
     model: oir.Model, outcome: PipelineResult, context: PassContext
 ) -> Certificate | None:
-    """Proof that the outputs are the original's, where all passes preserve them and one changed the
-    model; None where symbolic dimensions have no size."""
-    preserve = all(p.contract is Contract.PRESERVES for p in outcome.passes)
-    if not preserve or not outcome.modified:
+    """Whether the outputs are the original's, where all passes that changed the model preserve
+    them; None where none did. Raises UsageError for sizes that are missing, CertificateError when
+    the original does not run."""
+    done = zip(outcome.passes, outcome.results, strict=True)
+    changing = {current.contract for current, result in done if result.modified}
+    if changing != {Contract.PRESERVES}:
         return None
-    try:
-        proof = prove_again(model, outcome.model, Points(()), context)
-    except UsageError:
-        return None
-    if not proof.ok:
-        raise CertificateError(f"the certificate failed: {proof.describe()}")
-    return proof
+    return prove_again(model, outcome.model, Points(()), context)
 
 
 def _bench_models(model: oir.Model, pruned: oir.Model, context: PassContext) -> Bench:

@@ -36,9 +36,11 @@ Slices = list[tuple[str, int, list[int]]]
 class _Recorded:
     """What a report says about how its model was made: ``steps`` are all pruning passes but the
     last (which is there too where weights were ``refitted``), by their numbers from 0, and
-    ``points`` and ``removed`` are the last and the whole."""
+    ``points`` and ``removed`` are the last and the whole. ``contracts`` are those of the passes
+    that changed something."""
 
     passes: tuple[Pass, ...]
+    contracts: set[str]
     steps: Mapping[int, Removal]
     points: Points
     removed: Slices
@@ -60,7 +62,7 @@ def verify_report(
     _check_digest(data, "original", original)
     _check_digest(data, "pruned", pruned)
     recorded = _read(data)
-    preserves = all(p.contract is Contract.PRESERVES for p in recorded.passes)
+    preserves = recorded.contracts == {Contract.PRESERVES.value}
     preserves &= not (recorded.points.masks or recorded.points.compactions)
     last = 0 if preserves else _last_pruning(recorded.passes)
     try:
@@ -113,11 +115,13 @@ def _read(data: Mapping[str, Any]) -> _Recorded:
 
     if data.get("certificate") is None:
         raise DataError(
-            "the report holds no certificate: its pipeline changed nothing, or only weights"
+            "the report holds no certificate: nothing was pruned, a pass that approximates the "
+            "outputs changed them, or sizes were missing"
         )
     try:
         return _Recorded(
             parse_pipeline(data["pipeline"]),
+            {str(done["contract"]) for done in data["passes"] if done["modified"]},
             {
                 int(step["pass"]) - 1: Removal(_points(step), _slices(step["removed"]))
                 for step in data.get("steps", ())

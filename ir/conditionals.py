@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 import onnx_ir as oir
 
-from .constants import initializers_are_inputs
-from .graphs import detach
-from .inlining import take_over
+from .graphs import captured, detach
+from .inlining import put_in_place
+
+_LISTS = ("Sequence", "Optional", "SplitToSequence", "If", "Loop", "Scan")
+"""What operators are called that may give something else than a tensor."""
 
 
 def ifs(graph: oir.Graph) -> list[oir.Node]:
@@ -19,38 +21,41 @@ def ifs(graph: oir.Graph) -> list[oir.Node]:
 def with_branches(model: oir.Model, taken: Mapping[str, bool]) -> oir.Model:
     """A copy of a flat model with the nodes of the branch in place of every If of the main graph
     whose condition is named in ``taken``, with what it is. Values keep their names, but results of
-    the branch have those that the If gave them."""
+    the branch have those that the If gave them. What the other branch read has a reader still, a
+    Shape node that nothing needs: who asks whether a value has but one sees that there are more."""
     copy = model.clone()
     copy.meta.update(model.meta)
     for node in ifs(copy.graph):
         condition = node.inputs[0]
         if condition is not None and (name := str(condition.name)) in taken:
-            branch = node.attributes["then_branch" if taken[name] else "else_branch"].as_graph()
-            _put(copy, node, branch)
+            branches = [node.attributes[f"{kind}_branch"].as_graph() for kind in ("else", "then")]
+            for value in filter(_is_tensor, captured(branches[not taken[name]])):
+                copy.graph.insert_before(node, oir.node("Shape", [value]))
+            _put(node, branches[taken[name]])
     return copy
 
 
-def _put(model: oir.Model, node: oir.Node, branch: oir.Graph) -> None:
-    graph, own = model.graph, list(branch)
+def _put(node: oir.Node, branch: oir.Graph) -> None:
+    assert node.graph is not None
     for name, value in list(branch.initializers.items()):
         del branch.initializers[name]
-        graph.register_initializer(value)
-        if initializers_are_inputs(model):
-            graph.inputs.append(value)
-    results: list[oir.Value] = list(branch.outputs)
+        node.graph.register_initializer(value)
+    own, results = list(branch), list[oir.Value](branch.outputs)
     branch.outputs.clear()
-    made = {value for inner in own for value in inner.outputs}
+    made = {value for inner in own if inner.op_type != "Constant" for value in inner.outputs}
     for number, result in enumerate(results):
-        if result not in made or result in results[:number]:  # from outside, or given twice
+        if result not in made or result in results[:number]:  # constants keep their names
             own.append(oir.node("Identity", [result]))
             results[number] = own[-1].outputs[0]
     for inner in own:
         if inner.graph is not None:
             branch.remove(inner)
-    graph.insert_before(node, own)
-    for value, result in zip(node.outputs, results, strict=True):
-        take_over(value, result)
-        if value.name:
-            name, value.name = value.name, None
-            result.name = name
+    put_in_place(node, own, results)
     detach(node)
+
+
+def _is_tensor(value: oir.Value) -> bool:
+    if value.type is not None:
+        return isinstance(value.type, oir.TensorType)
+    node = value.producer()
+    return node is None or not node.op_type.startswith(_LISTS)

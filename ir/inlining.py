@@ -8,7 +8,7 @@ called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -174,13 +174,9 @@ class Inliner:
             for value in inner.outputs:
                 if value.name or value in results:
                     value.name = self.names.free(f"{call.label}/{value.name or 'value'}")
-        graph.insert_before(node, nodes)
-        for number, (value, result) in enumerate(zip(node.outputs, results, strict=True)):
-            take_over(value, result)
-            result.meta[RESULTS] = (*value.meta.get(RESULTS, ()), (call, number))
-            if value.name:
-                name, value.name = value.name, None
-                result.name = name
+        put_in_place(node, nodes, results)
+        for number, result in enumerate(results):
+            result.meta[RESULTS] = (*result.meta.get(RESULTS, ()), (call, number))
         graph.remove(node, safe=True)
         return nodes
 
@@ -227,6 +223,18 @@ def _resolve(node: oir.Node, given: Mapping[str, oir.Attr]) -> None:
             node.attributes[name] = oir.Attr(
                 name, found.type, found.value, doc_string=attribute.doc_string
             )
+
+
+def put_in_place(node: oir.Node, nodes: Sequence[oir.Node], results: Sequence[oir.Value]) -> None:
+    """Puts ``nodes`` in front of a node; ``results`` take the names and the readers of its
+    outputs."""
+    assert node.graph is not None
+    node.graph.insert_before(node, nodes)
+    for value, result in zip(node.outputs, results, strict=True):
+        take_over(value, result)
+        if value.name:
+            name, value.name = value.name, None
+            result.name = name
 
 
 def take_over(old: oir.Value, new: oir.Value) -> None:

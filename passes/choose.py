@@ -232,5 +232,5 @@ def _liked_rooms(
             if float(model.share(room.room[None])[0]) <= goal:
                 return rooms[-1:]
         if max(alignment) == 1:
-            return [rooms[0], *rooms[1:][-1:]]
+            return rooms[:1] + rooms[1:][-1:]
         alignment = tuple(max(a // 2, 1) for a in alignment)

@@ -22,11 +22,14 @@ from ..runtime.products import Counts
 from .allocation import Scope, solve
 from .gauges import Gauge, exact_gauges
 from .room import Room
-from .targets import Target
+from .targets import Kind, Target
 
 ATTEMPTS = 6
 _CLOSE, _AIM = 0.97, 0.985
 """A candidate within these shares of the goal is close enough; corrections aim at the latter."""
+
+_COSTS: tuple[Kind, ...] = ("macs", "params")
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def meet_latency(
     least = float(model.share(room.room[None])[0])
     limit, tried = goal, list[Candidate]()
 
-    def timed(counts: Counts) -> Candidate:
+    def timed(counts: Counts, limit: float) -> Candidate:
         return Candidate(counts, limit, float(model.share(counts[None])[0]), measure(counts))
 
     for attempt in range(ATTEMPTS):
@@ -73,15 +76,14 @@ def meet_latency(
         counts = solve(room, [*gauges, latency_gauge(room, model, limit)], scope)
         if any(np.array_equal(counts, done.counts) for done in tried):
             break
-        tried.append(timed(counts))
+        tried.append(timed(counts, limit))
         if _CLOSE <= tried[-1].measured <= 1 or (limit == 1 and tried[-1].fits):
             break
         limit = _corrected(tried)
     if not any(c.fits for c in tried):
-        limit = least
-        tried.append(timed(room.room))
+        tried.append(timed(room.room, least))
         if tried[-1].measured < _CLOSE:
-            tried += _by_macs(room, gauges, tried, timed, scope)
+            tried += _by_cost(room, gauges, tried, timed, scope)
     if not any(c.fits for c in tried):
         best = goal * min(c.measured for c in tried)
         raise TargetError(
@@ -91,34 +93,42 @@ def meet_latency(
     return sorted(tried, key=lambda c: (not c.fits, float(room.lost(c.counts))))
 
 
-def _by_macs(
+def _by_cost(
     room: Room,
     gauges: Sequence[Gauge],
     tried: Sequence[Candidate],
-    timed: Callable[[Counts], Candidate],
+    timed: Callable[[Counts, float], Candidate],
     scope: Scope,
 ) -> list[Candidate]:
-    """Candidates between the last one, which is fast enough, and the one before."""
-
-    def macs(share: float) -> Gauge:
-        return exact_gauges(room.analysis, [Target("macs", share)])[0]
-
-    def kept(counts: Counts) -> float:
-        gauge = macs(1.0)
-        return float(gauge.predict(counts[None])[0, 0]) / gauge.whole
-
-    slow, fast = (kept(candidate.counts) for candidate in tried[-2:])
+    """Candidates between the last one, which is fast enough, and the one before, by MACs, or by
+    parameters where these say nothing."""
+    for kind in _COSTS:
+        (whole,) = exact_gauges(room.analysis, [Target(kind, 1.0)])
+        slow, fast = (_kept(whole, candidate.counts) for candidate in tried[-2:])
+        if fast < slow:
+            break
+    else:
+        return []
     found: list[Candidate] = []
     for _ in range(ATTEMPTS):
-        counts = solve(room, [*gauges, macs(math.sqrt(slow * fast))], scope)
-        share = kept(counts)
+        middle = Target(whole.target.kind, math.sqrt(slow * max(fast, _LEAST)))
+        try:
+            counts = solve(room, [*gauges, *exact_gauges(room.analysis, [middle])], scope)
+        except TargetError:
+            break
+        share = _kept(whole, counts)
         if not fast < share < slow:
             break
-        found.append(timed(counts))
+        found.append(timed(counts, tried[-1].limit))
         if _CLOSE <= found[-1].measured <= 1:
             break
         slow, fast = (slow, share) if found[-1].fits else (share, fast)
     return found
+
+
+def _kept(gauge: Gauge, counts: Counts) -> float:
+    """The share of a cost that stays."""
+    return float(gauge.predict(counts[None])[0, 0]) / max(gauge.whole, 1)
 
 
 def latency_gauge(room: Room, model: LatencyModel, limit: float) -> Gauge:

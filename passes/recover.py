@@ -20,9 +20,9 @@ import onnx_ir as oir
 from ..ir.errors import UsageError
 from ..ir.flatten import flatten, with_constants
 from ..ir.wording import counted
-from .base import Contract, Pass, PassContext, PassResult
+from .base import Contract, Pass, PassContext, PassResult, clone_model
 from .layers import batches, noise
-from .refitting import Walk
+from .refitting import Walk, measured
 from .taken_branches import as_taken
 
 if TYPE_CHECKING:
@@ -76,16 +76,17 @@ class Recover(Pass):
             raise UsageError(
                 "recover fits to activations on data: give --calibration FILE, or data=noise"
             )
-        original, flat = as_taken(
-            (flatten(context.original), flatten(model)),
-            lambda proto: self._feeds(proto, context),
-            context.threads,
-        )
-        with runnable(original, flat) as (before, after):
+        closed = flatten(context.original), flatten(model)
+        opened = as_taken(closed, lambda proto: self._feeds(proto, context), context.threads)
+        with runnable(*opened) as (before, after):
             (before, after), feeds = steppable([before, after], self._feeds(before, context))
-            walk = Walk(self, (original, flat), context, (before, after), feeds)
+            walk = Walk(self, opened, context, (before, after), feeds)
             fits = walk.run()
             drifts = walk.drifts()
+        tensors = {n: oir.tensor(array, name=n) for n, array in walk.found.items()}
+        refitted = with_constants(clone_model(model), tensors) if tensors else model
+        if opened[0] is not closed[0]:  # other branches may be taken now
+            drifts = measured(*closed, flatten(refitted), walk.feeds, context.threads)
         better = drifts[1] <= drifts[0]
         notes = [_NOISE] if self.data == "noise" else []
         if not notes and walk.samples < FEW:
@@ -95,11 +96,8 @@ class Recover(Pass):
             )
         if walk.found and not better:
             notes.append(_WORSE.format(counted(walk.samples, "sample")))
-        if better and walk.found:
-            tensors = {n: oir.tensor(array, name=n) for n, array in walk.found.items()}
-            model = with_constants(model, tensors)
         return PassResult(
-            model,
+            refitted if better else model,
             better and bool(walk.found),
             {
                 "layers": len(fits) if better else 0,

@@ -152,7 +152,7 @@ class Walk:
         they are given with the weights at hand, and again with the new ones. Those weights are
         taken with which the layers, as they then work on each other, are the least off."""
         weights, ridge = start_weights(layers[0]), float(np.inf)
-        tried: list[tuple[float, Matrix]] = []
+        tried: list[tuple[float, Matrix, float]] = []
         for turn in range(TURNS + 1):
             ahead = self.pruned.fork()
             for name, array in stored_weights(layers[0], weights).items():
@@ -162,13 +162,13 @@ class Walk:
                 place = ahead.position_of(_made(layer))
                 ahead.run_to(place)
                 parts.append(self._rows(layer, ahead, place, number))
-            tried.append((_share(parts, weights), weights))
+            tried.append((_share(parts, weights), weights, ridge))
             solved = _solved(parts, weights, layers[0].has_own_bias) if turn < TURNS else None
             if solved is None:
                 break
             weights, _, _, ridge = solved
-        after, best = min(tried, key=lambda pair: pair[0])
-        return (best, tried[0][0], after, ridge) if after < tried[0][0] else None
+        before, (after, best, ridge) = tried[0][0], min(tried, key=lambda turn: turn[0])
+        return (best, before, after, ridge) if after < before else None
 
     def _rows(
         self, layer: LinearLayer, pruned: Stepwise, place: int, number: int
@@ -212,6 +212,28 @@ class Walk:
         self.found |= arrays
         for name, array in arrays.items():
             self.pruned.set_weight(name, array)
+
+
+def measured(
+    original: oir.Model,
+    before: oir.Model,
+    after: oir.Model,
+    feeds: Sequence[Feed],
+    threads: int,
+) -> tuple[float, float]:
+    """How far the outputs of two flat models are from the original's."""
+    from ..runtime.deviation import compared, deviation, showing
+    from ..runtime.runnable import run_feeds, runnable
+    from ..runtime.stepwise import steppable
+
+    with runnable(original, before, after) as protos:
+        stepped, feeds = steppable(protos, feeds)
+        shown = compared(stepped[0])
+        wanted, *found = (
+            [*run_feeds(showing(proto, shown), feeds, threads=threads)] for proto in stepped
+        )
+    outputs = [{n: [given[n] for given in run] for n in shown} for run in (wanted, *found)]
+    return deviation(outputs[0], outputs[1]), deviation(outputs[0], outputs[2])
 
 
 def _share(parts: Sequence[LayerRows | None], weights: Matrix) -> float:

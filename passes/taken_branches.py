@@ -20,12 +20,16 @@ def as_taken(
     models: Pair, feeds_of: Callable[[onnx.ModelProto], Sequence[Feed]], threads: int
 ) -> Pair:
     """Two flat models without those Ifs that take the same branch on all feeds in both: the branch
-    stands in their place. ``feeds_of`` gives the feeds for both from the first model."""
+    stands in their place. ``feeds_of`` gives the feeds for both from the first model. Models that
+    draw random numbers stay as they are."""
     from ..runtime.runnable import runnable
+    from ..runtime.seeded import draws
 
     before, after = models
     while names := sorted(_conditions(before) & _conditions(after)):
         with runnable(before, after) as protos:
+            if any(map(draws, protos)):
+                break
             feeds = feeds_of(protos[0])
             seen = [_seen(proto, names, feeds, threads) for proto in protos]
         taken = {

@@ -235,9 +235,12 @@ def fitting(
     held: Collection[str] = (),
 ) -> list[Feed]:
     """So many of the feeds, from the front, that stepping through all models side by side holds
-    about ``limit`` bytes at the most; at least one. Values in ``held`` are let go only at the end.
-    Runs the models on the first feed."""
-    most = sum(_most_bytes(model, feeds[0], threads, held) for model in models)
+    about ``limit`` bytes at the most; at least one. Values of the first model in ``held`` are let
+    go only at the end. Runs the models on the first feed."""
+    most = sum(
+        _most_bytes(model, feeds[0], threads, () if number else held)
+        for number, model in enumerate(models)
+    )
     return list(feeds[: max(1, int(limit // max(most, 1)))])
 
 

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import numpy_helper
 
@@ -118,6 +120,34 @@ def test_verify_passes_that_preserve_the_outputs() -> None:
     report["pruned"]["sha256"] = hashlib.sha256(Path("o.onnx").read_bytes()).hexdigest()
     Path("r.json").write_text(json.dumps(report))
     assert "DIFFERS from the original" in invoke(*verify, code=5).stderr
+
+
+def test_a_certificate_for_what_changed_the_model() -> None:
+    """Passes that changed nothing do not count."""
+    run = ["run", "m.onnx", "-o", "o.onnx", "--no-bench", "--report", "r.json"]
+    more = ["--calibration", str(CALIBRATION)]
+    invoke(*run, *more, "--pipeline", "remove-redundant,recover,eliminate-dead")
+    report = json.loads(Path("r.json").read_text())
+    assert [done["modified"] for done in report["passes"]] == [True, False, False]
+    assert report["certificate"]["kind"] == "original"
+    assert (
+        "equals the original" in invoke("verify", "m.onnx", "o.onnx", "--report", "r.json").stdout
+    )
+
+
+def test_without_sizes_that_run_there_is_no_certificate() -> None:
+    """The pipeline ends all the same, and says why there is none."""
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[N, 3] x) => (float[6] y) {
+        a = Add(one, one)  b = Reshape(x, six)  y = Mul(b, a)
+    }"""
+    model = onnx.parser.parse_model(text)
+    for name, array in {"one": np.ones(1, np.float32), "six": np.array([6])}.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.save(model, "fixed.onnx")
+    result = invoke(
+        "run", "fixed.onnx", "-o", "o.onnx", "--no-bench", "--pipeline", "fold-constants"
+    )
+    assert "note: no certificate: " in result.stderr + result.stdout and Path("o.onnx").exists()
 
 
 def test_verify_refuses_a_pass_that_moves_the_outputs() -> None:

@@ -339,6 +339,28 @@ def test_a_goal_below_what_the_tables_promise(scope: Any) -> None:
     assert all(n % 16 == 0 for n in kept(found, choice))
 
 
+def test_a_goal_for_a_model_without_macs() -> None:
+    """What lies between is told apart by parameters."""
+    text = """<ir_version: 8, opset_import: ["": 17]> g (int64[N] x) => (float[N] y) {
+        a = Gather(table, x)  b = Add(a, bias)  c = Relu(b)  y = ReduceSum<keepdims = 0>(c, axes)
+    }"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, array in {
+        "table": rng.standard_normal((50, 256)).astype(np.float32),
+        "bias": rng.standard_normal(256).astype(np.float32),
+        "axes": np.array([1]),
+    }.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+
+    def cost(model: onnx.ModelProto) -> float:
+        return float(sum(math.prod(t.dims) for t in model.graph.initializer)) / 1e4
+
+    clock = Counted(cost, rest=12.0, all_shrinks=True)
+    choice = chosen(secateur.analyze(model, dims={"N": 2}), clock, {"latency": 0.5})
+    (reached,) = choice.details()
+    assert 0.9 * reached["goal"] <= reached["reached"] <= reached["goal"]
+
+
 def test_round_to_overrides_the_measured_alignment() -> None:
     found = secateur.analyze(convnet(3, 64, 96))
     choice = chosen(found, Counted(blocked(16)), {"latency": 0.6, "round_to": 12})
