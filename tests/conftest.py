@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+import hypothesis
 import onnxruntime
 import pytest
 from typer.testing import CliRunner
@@ -20,6 +21,10 @@ from .failing_runs import Fails, contents
 pytest.register_assert_rewrite(
     *(f"tests.{name}" for name in ("cli_runs", "io_models", "pass_runs", "pruning_checks"))
 )
+
+# No test is a benchmark: how long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("secateur", deadline=None)
+hypothesis.settings.load_profile("secateur")
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "digits.onnx"
 WRITTEN_FOR = (1, 32)

@@ -237,7 +237,7 @@ def check_budgets(name: str, kind: Kind, scope: Scope) -> None:
     check_tight(found, scores, kind, reachable, scope)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     widths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
     seed=st.integers(0, 99),

@@ -59,7 +59,7 @@ def by_hand(
     return -left, sum(math.log2(units[axis]) for axis, _ in splits)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     shuffles=st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=2),
     splits=st.lists(st.tuples(st.integers(0, 1), st.sampled_from([2, 3, 4, 6, 8, 12])),

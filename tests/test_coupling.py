@@ -126,7 +126,7 @@ def _program(draw: st.DrawFn) -> tuple[list[int], list[tuple[Any, ...]]]:
     return sizes, steps
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(program=st.composite(_program)())
 def test_pins_equal_the_fixpoint(program: tuple[list[int], list[tuple[Any, ...]]]) -> None:
     """Links, merges and pins in any order, with questions in between."""

@@ -86,7 +86,6 @@ def budget(count: int) -> settings:
     return settings(
         max_examples=count * NIGHTLY,
         derandomize=True,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
