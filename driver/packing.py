@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,6 +83,8 @@ def pack_calibration(
     if input is not None and input not in inputs:
         raise UsageError(f"`input`: the model has no input '{input}'{suggest(input, inputs)}")
 
+    kinds = set[str]()
+
     def opened(origin: Origin) -> Source:
         name = input
         if isinstance(origin, (str, os.PathLike)):
@@ -99,6 +102,7 @@ def pack_calibration(
         if not exists:
             raise DataError(f"{path}: no such file or folder; check the path")
         if suffix == ".npz":
+            kinds.add("npz files")
             return npz_samples(path, tuple(inputs), keys, rename or {})
         if name is None and len(inputs) != 1:
             listed = ", ".join(inputs) or "none"
@@ -108,8 +112,10 @@ def pack_calibration(
         if suffix == ".npy":
             return npy_samples(path, name)
         if suffix in (".csv", ".tsv"):
+            kinds.add("tables")
             return table_samples(path, name, dims if shape is None else None, table)
         if path.is_dir() or suffix in SUFFIXES:
+            kinds.add("pictures")
             return image_samples(path, name, dims, element in _FLOATS, images)
         raise DataError(
             f"{path} is no folder, picture, .npz, .npy, .csv or .tsv file, nor module:function"
@@ -120,5 +126,18 @@ def pack_calibration(
     found = [opened(origin) for origin in origins]
     if not found:
         raise UsageError("no source is given")
+    for kind, given in {
+        "pictures": _changed(images, ImageOptions()),
+        "tables": _changed(table, TableOptions()),
+        "npz files": [n for n, v in {"key": keys, "rename": rename}.items() if v],
+    }.items():
+        if given and kind not in kinds:
+            raise UsageError(f"`{given[0]}` is for {kind}, and none of the sources is one")
     report = progress or (lambda message, done: None)
     return pack(proto, found, Path(output), options, lambda done: report("pack", done))
+
+
+def _changed(options: Any, defaults: Any) -> list[str]:
+    """The names of options that are not what they are by default."""
+    names = [field.name for field in fields(defaults)]
+    return [name for name in names if getattr(options, name) != getattr(defaults, name)]

@@ -149,11 +149,14 @@ def prune(
         )
         result.save(output, report)
     print_result(result, output, json, quiet)
-    if calibration is None and recover is None and not (quiet or json):
-        from .recipe import HINT
+    if not (quiet or json):
+        from .recipe import HINT, NOTHING
         from .terminal import show_hint
 
-        show_hint(HINT)
+        if not any(group["removed"] for group in result.report["groups"]):
+            show_hint(NOTHING)
+        elif calibration is None and recover is None:
+            show_hint(HINT)
 
 
 def print_result(result: PruneResult, output: Path, json: bool, quiet: bool) -> None:

@@ -25,6 +25,7 @@ HINT = (
     " 'secateur calibrate') units are chosen by their effect and the rest is refitted"
 )
 """What data would bring, for those who gave none."""
+NOTHING = "nothing was removed: the model meets the targets as it is"
 
 
 def prune_recipe(

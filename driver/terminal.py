@@ -91,6 +91,9 @@ def show_result(result: PruneResult, output: Path) -> None:
         out.print(f"stored {counted(len(report['stored']), 'weight')} computed from constants")
     if result.certificate is not None:
         out.print(f"certificate: {escape(result.certificate.describe())}")
+    for target in report["targets"]:
+        if target["target"] == "min-quality":
+            out.print(f"quality {target['reached']:.4g}, asked for {target['asked']:g}")
     for line in _steps(report):
         out.print(line, markup=False)
     if timing is None and not result.passes:

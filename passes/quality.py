@@ -21,7 +21,7 @@ import onnx_ir as oir
 from ..ir.bindings import bind_dims
 from ..ir.errors import UsageError
 from ..ir.registry import one_line
-from ..runtime.calibration import CALIBRATION_SAMPLES, calibration_feeds
+from ..runtime.calibration import calibration_feeds
 from ..runtime.elements import is_float, wide
 from ..runtime.inputs import random_feed
 from ..runtime.runnable import run_feeds, runnable
@@ -33,6 +33,8 @@ Metric = Callable[[Outputs, Outputs, Feed], float]
 
 RANGES = {"cosine": (-1, 1), "top1": (0, 1)}
 """The least and the largest quality by the metrics that are built in."""
+JUDGED = 256
+"""At most so many samples are looked at, spread evenly over the data."""
 _RANDOM = 8
 
 
@@ -70,9 +72,8 @@ class Judge:
                 ]
                 self.notes = ("quality was judged on random inputs, for want of calibration data",)
             else:
-                self._feeds = calibration_feeds(
-                    dict(context.calibration), model, binding, CALIBRATION_SAMPLES
-                )
+                spread = _spread(context.calibration, JUDGED)
+                self._feeds = calibration_feeds(spread, model, binding, JUDGED)
             self._original = _joined(
                 list(run_feeds(model, self._feeds, threads=context.threads)), "output"
             )
@@ -153,6 +154,16 @@ def _mean_cosine(a: Array, b: Array) -> float:
         norms = np.sqrt((x * x).sum(1)) * np.sqrt((y * y).sum(1))
         each = np.where((x == y).all(1), 1.0, (x * y).sum(1) / norms)
     return float(np.nan_to_num(each, nan=0.0).mean())
+
+
+def _spread(arrays: Mapping[str, Array], most: int) -> dict[str, Array]:
+    """So many samples, evenly spaced: data may be stored class by class."""
+    counts = {len(array) for array in arrays.values() if array.ndim}
+    count = max(counts, default=0)
+    if count <= most or len(counts) > 1:
+        return dict(arrays)
+    picked = np.linspace(0, count - 1, most).round().astype(np.int64)
+    return {name: a[picked] if a.ndim else a for name, a in arrays.items()}
 
 
 def _joined(runs: Sequence[Mapping[str, Array]], what: str) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Timing:
     p25: float
     p75: float
     runs: int
-    samples: tuple[float, ...]
+    samples: tuple[float, ...] = field(repr=False)
 
     @property
     def iqr(self) -> float:

@@ -158,3 +158,9 @@ def test_carriers() -> None:
     assert [(g["units"], g["removed"]) for g in heads["groups"]] == [(4, 1)]
     sizes = prune("--ratio", "0.25", "--carrier", "head-dim")
     assert {(g["units"], g["removed"]) for g in sizes["groups"]} == {(8, 2)}
+
+
+def test_targets_that_hold_already_are_said_to() -> None:
+    text = invoke("prune", "m.onnx", "-o", "o.onnx", "--macs", "1", "--no-bench")
+    assert "note: nothing was removed: the model meets the targets as it is" in text.stderr
+    assert "chosen by weight norms" not in text.stderr

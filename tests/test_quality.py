@@ -14,7 +14,7 @@ import secateur
 from secateur.ir.errors import TargetError, UsageError
 from secateur.ir.io import to_proto
 from secateur.passes.allocation import Limits
-from secateur.passes.quality import cosine, top1
+from secateur.passes.quality import JUDGED, cosine, top1
 from secateur.passes.quality_target import most_pruning
 from secateur.passes.room import Room
 
@@ -121,6 +121,25 @@ def test_top1_holds_on_the_data() -> None:
     agreement = float((chosen[0] == chosen[1]).mean())
     assert agreement >= 0.9
     assert result.results[0].details["targets"][0]["reached"] == pytest.approx(agreement)
+
+
+def test_samples_are_spread_over_the_data() -> None:
+    """Of more than are judged, the first would be those of one class where data is sorted."""
+    model = mlp(6, 40, 50, 5)
+    data = {"x": np.repeat(np.array([1, -1], np.float32), 300)[:, None] * np.ones(6, np.float32)}
+    seen: list[Array] = []
+
+    def look(original: Any, candidate: Any, feeds: Any) -> float:
+        seen.append(feeds["x"])
+        return 1.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secateur.passes.quality.find_metric", lambda name: look)
+        secateur.prune(
+            model, min_quality=0.9, metric="my:look", recover=False, calibration=data,
+            dims={"N": 8}, bench=False,
+        )  # fmt: skip
+    assert len(seen[0]) == JUDGED and (seen[0] > 0).all(axis=1).sum() == JUDGED // 2
 
 
 def test_a_metric_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
