@@ -24,7 +24,7 @@ from ..passes import computed_weights as _analysis
 from ..passes.base import Contract, Pass, PassContext
 from ..passes.choose import choose
 from ..passes.criteria import score_units
-from ..passes.proof import Points, prove_again
+from ..passes.proof import Points, prove_by_dims
 from ..passes.prune import Prune
 from ..passes.scoring import Combine, Normalize, Scoring
 from ..runtime.benchmark import Speedup
@@ -339,7 +339,7 @@ def _unchanged(
     changing = {current.contract for current, result in done if result.modified}
     if changing != {Contract.PRESERVES}:
         return None
-    return prove_again(model, outcome.model, Points(()), context)
+    return prove_by_dims(model, outcome.model, Points(()), context)
 
 
 def _bench_models(model: oir.Model, pruned: oir.Model, context: PassContext) -> Bench:

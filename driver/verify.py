@@ -21,7 +21,7 @@ from ..ir.errors import CertificateError, DataError, ModelError, SecateurError, 
 from ..ir.io import digest, load_model
 from ..ir.masks import Compaction, Mask
 from ..passes.base import Contract, Pass, PassContext
-from ..passes.proof import Points, Removal, Repeatable, prove_again
+from ..passes.proof import Points, Removal, Repeatable, prove_by_dims
 from .refitted import with_refitted
 from .report import read_report
 
@@ -68,7 +68,7 @@ def verify_report(
     try:
         context = context_for(recorded.dims, recorded.seed)
         if preserves:
-            return prove_again(model, load_model(pruned), recorded.points, context)
+            return prove_by_dims(model, load_model(pruned), recorded.points, context)
         before = model
         proofs: list[Certificate] = []
         for number, current in enumerate(recorded.passes[:last]):
@@ -78,7 +78,7 @@ def verify_report(
                 before = _run([current], before, context)
                 continue
             after, removal = _repeated(recorded, number, before, context)
-            proofs.append(prove_again(before, after, removal.points, context))
+            proofs.append(prove_by_dims(before, after, removal.points, context))
             if not proofs[-1].ok:
                 return _joined(proofs)
             before = after
@@ -101,7 +101,9 @@ def verify_report(
         elif recorded.removed and all(step.slices for step in recorded.steps.values()):
             source = _with_stored_weights(model, recorded, context) if recorded.stored else model
             replay = {"removed": recorded.removed, "source": source}
-        return _joined([*proofs, prove_again(before, smaller, recorded.points, context, **replay)])
+        return _joined(
+            [*proofs, prove_by_dims(before, smaller, recorded.points, context, **replay)]
+        )
     except UsageError as error:
         raise DataError(f"the report does not fit the original model: {error}") from None
     except (ModelError, OverflowError) as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as oir
 
-from .graphs import captured
+from .graphs import captured, read_nothing
 from .naming import output_name
 from .rules.base import Body, Site
 from .shapes import Array
@@ -94,8 +94,7 @@ def replace_dead(rewriter: _Rewriter, site: Site, node: oir.Node) -> None:
         if not touched and used.isdisjoint(rewriter.changed):
             continue
         for inner in dead.all_nodes():
-            for index in range(len(inner.inputs)):
-                inner.replace_input_with(index, None)
+            read_nothing(inner)
         node.attributes[name] = oir.AttrGraph(name, _zeros(rewriter, site, dead))
 
 

@@ -14,6 +14,7 @@ import onnx_ir as oir
 from .bodies import Body, View, alike, pairs
 from .constants import constant_tensor, constants, remove_constant
 from .functions import replace_body
+from .graphs import read_nothing
 from .inlining import CALL, ORIGIN, RESULTS, Call, forget, take_over
 
 SMALL = 256
@@ -185,8 +186,7 @@ class _Calls:
                 self.values[str(value.name)] = moved[result] = value
                 self._found(value)
         for inner in {*body.own, *body.reads}:
-            for index in range(len(inner.inputs)):
-                inner.replace_input_with(index, None)
+            read_nothing(inner)
         graph.insert_after(body.own[-1], node)
         graph.remove(body.own, safe=True)
         self.position[node] = self.position[body.own[-1]]

@@ -8,7 +8,7 @@ import onnx_ir as oir
 
 from .bodies import Body, held_tensor, with_inner
 from .constants import constant_tensor
-from .graphs import Names, subgraphs, value_names
+from .graphs import Names, read_nothing, subgraphs, value_names
 from .inlining import ORIGIN, forget
 from .renaming import nameable, rename
 
@@ -48,8 +48,7 @@ def replace_body(
 
 def _clear(function: oir.Function) -> None:
     for node in list(function.all_nodes()):
-        for index in range(len(node.inputs)):
-            node.replace_input_with(index, None)
+        read_nothing(node)
     function.outputs.clear()
     function.graph.remove(list(function))
 

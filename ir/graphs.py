@@ -50,6 +50,12 @@ def captured(graph: oir.Graph) -> list[oir.Value]:
     return [v for v in dict.fromkeys(used) if v not in own]
 
 
+def read_nothing(node: oir.Node) -> None:
+    """A node stops using its inputs."""
+    for index in range(len(node.inputs)):
+        node.replace_input_with(index, None)
+
+
 def detach(node: oir.Node) -> None:
     """Remove a node whose outputs are unused from its graph, with all it uses inside.
 
@@ -57,8 +63,7 @@ def detach(node: oir.Node) -> None:
     """
     for graph in subgraphs(node):
         for inner in graph.all_nodes():
-            for index in range(len(inner.inputs)):
-                inner.replace_input_with(index, None)
+            read_nothing(inner)
             for nested in subgraphs(inner):
                 nested.outputs.clear()
         graph.outputs.clear()

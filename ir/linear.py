@@ -154,6 +154,11 @@ class LinearLayer:
         return self.read, self.bias, form, self._factor("alpha"), self._factor("beta")
 
     @property
+    def made(self) -> str:
+        """The name of what the node gives, without a bias that is added behind it."""
+        return str(self.node.outputs[0].name)
+
+    @property
     def read(self) -> oir.Value:
         """What the node reads as its weight: the constant, or what dequantises it."""
         right = self.node.inputs[1]

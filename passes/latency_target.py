@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,7 +29,9 @@ _CLOSE, _AIM = 0.97, 0.985
 """A candidate within these shares of the goal is close enough; corrections aim at the latter."""
 
 _COSTS: tuple[Kind, ...] = ("macs", "params")
+"""What tells candidates apart where the tables do not, in this order."""
 _LEAST = 1e-6
+"""Of a cost of which nothing stays, so that there is a middle."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,7 @@ def _by_cost(
 ) -> list[Candidate]:
     """Candidates between the last one, which is fast enough, and the one before, by MACs, or by
     parameters where these say nothing."""
-    for kind in _COSTS:
-        (whole,) = exact_gauges(room.analysis, [Target(kind, 1.0)])
+    for whole in exact_gauges(room.analysis, [Target(kind, 1.0) for kind in _COSTS]):
         slow, fast = (_kept(whole, candidate.counts) for candidate in tried[-2:])
         if fast < slow:
             break
@@ -113,7 +114,7 @@ def _by_cost(
     for _ in range(ATTEMPTS):
         middle = Target(whole.target.kind, math.sqrt(slow * max(fast, _LEAST)))
         try:
-            counts = solve(room, [*gauges, *exact_gauges(room.analysis, [middle])], scope)
+            counts = solve(room, [*gauges, replace(whole, target=middle)], scope)
         except TargetError:
             break
         share = _kept(whole, counts)

@@ -93,11 +93,11 @@ def prove(
         )
 
 
-def prove_again(
+def prove_by_dims(
     before: oir.Model, after: oir.Model, points: Points, context: PassContext, **replay: Any
 ) -> Certificate:
-    """As `prove`, at the bindings that an analysis of ``before`` would use. Raises UsageError when
-    a symbolic dimension has no size."""
+    """As `prove`, at the bindings that follow from ``context.dims``. Raises UsageError when a
+    symbolic dimension has no size."""
     from ..runtime.observe import observer
 
     binding, observe = bind_dims(before, context.dims), observer(before, context.calibration)

@@ -71,7 +71,7 @@ def reconstruction(analysis: Analysis, scoring: Scoring) -> Scores:
             for group, pairs in _readers(analysis).items()
             if all(steps.has(str(layer.input.name)) for layer, _ in pairs)
         }
-        layers = {_made(layer): layer for pairs in readers.values() for layer, _ in pairs}
+        layers = {layer.made: layer for pairs in readers.values() for layer, _ in pairs}
         uses = Counter(layer.tie for layer in layers.values())
         columns: dict[Hashable, dict[int, Indices]] = {tie: {} for tie in uses}
         for group, pairs in readers.items():
@@ -142,20 +142,16 @@ def _groups_of(analysis: Analysis, units: npt.NDArray[np.int64] | None) -> list[
     return [int(g) for g in np.unique(analysis.group_of_unit[units[units >= 0]])]
 
 
-def _made(layer: LinearLayer) -> str:
-    return str(layer.node.outputs[0].name)
-
-
 def _rows(layer: LinearLayer, steps: Stepwise, seed: Sequence[int], threads: int) -> Gram:
     """The sums over the rows that the layer is given."""
     from ..runtime.grams import LayerRows
 
-    steps.run_to(steps.position_of(_made(layer)))
+    steps.run_to(steps.position_of(layer.made))
     inputs = steps.get(str(layer.input.name))
     if layer.is_recurrent:
         outputs = [np.zeros((*x.shape[:-1], layer.outputs), x.dtype) for x in inputs]
     else:
-        outputs = steps.get(_made(layer))
+        outputs = steps.get(layer.made)
     train, held_out = LayerRows(layer, inputs, outputs, seed=seed, threads=threads).sums()
     return train + held_out
 

@@ -82,10 +82,10 @@ class Recover(Pass):
             (before, after), feeds = steppable([before, after], self._feeds(before, context))
             walk = Walk(self, opened, context, (before, after), feeds)
             fits = walk.run()
-            drifts = walk.drifts()
+            drifts = walk.drifts() if opened[0] is closed[0] else None
         tensors = {n: oir.tensor(array, name=n) for n, array in walk.found.items()}
-        refitted = with_constants(clone_model(model), tensors) if tensors else model
-        if opened[0] is not closed[0]:  # other branches may be taken now
+        if drifts is None:  # other branches may be taken now
+            refitted = with_constants(clone_model(model), tensors)
             drifts = measured(*closed, flatten(refitted), walk.feeds, context.threads)
         better = drifts[1] <= drifts[0]
         notes = [_NOISE] if self.data == "noise" else []
@@ -96,8 +96,10 @@ class Recover(Pass):
             )
         if walk.found and not better:
             notes.append(_WORSE.format(counted(walk.samples, "sample")))
+        if better and tensors:
+            model = with_constants(model, tensors)
         return PassResult(
-            refitted if better else model,
+            model,
             better and bool(walk.found),
             {
                 "layers": len(fits) if better else 0,

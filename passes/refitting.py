@@ -158,8 +158,8 @@ class Walk:
             for name, array in stored_weights(layers[0], weights).items():
                 ahead.set_weight(name, array)
             parts = []
-            for layer in sorted(layers, key=lambda layer: ahead.position_of(_made(layer))):
-                place = ahead.position_of(_made(layer))
+            for layer in sorted(layers, key=lambda layer: ahead.position_of(layer.made)):
+                place = ahead.position_of(layer.made)
                 ahead.run_to(place)
                 parts.append(self._rows(layer, ahead, place, number))
             tried.append((_share(parts, weights), weights, ridge))
@@ -286,11 +286,7 @@ def _added(sums: Sequence[tuple[Gram, Gram]]) -> tuple[Gram, Gram]:
 
 
 def _makes(layers: Layers) -> Collection[str]:
-    return [_made(layer) for layer in layers]
-
-
-def _made(layer: LinearLayer) -> str:
-    return str(layer.node.outputs[0].name)
+    return [layer.made for layer in layers]
 
 
 def _count(feeds: Sequence[Feed]) -> int:

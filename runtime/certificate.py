@@ -44,10 +44,9 @@ class Certificate:
     """What was proved about a pruned model, and how closely.
 
     ``kind`` is "masked", "original" where nothing was masked, or "held" where discrete choices had
-    to be held. ``worst`` is the
-    relative error of the decisive run and ``tolerance`` what it was allowed; ``bindings`` are the
-    sizes of the symbolic dimensions that were run; ``replay`` is the comparison with the weights
-    zeroed (``agrees``, ``worst``), which does not decide.
+    to be held. ``worst`` is the relative error of the decisive run and ``tolerance`` what it was
+    allowed; ``bindings`` are the sizes of the symbolic dimensions that were run; ``replay`` is the
+    comparison with the weights zeroed (``agrees``, ``worst``), which does not decide.
     """
 
     ok: bool
